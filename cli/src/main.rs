@@ -1,0 +1,2 @@
+//! The timbre command.
+fn main() {}

@@ -1,0 +1,3 @@
+//! A mapped GGUF file.
+pub mod types;
+pub use types::GgmlType;

@@ -1,0 +1,2 @@
+//! Timbre.
+pub mod gguf;
