@@ -1,3 +1,35 @@
-//! A mapped GGUF file.
-pub mod types;
+//! A GGUF file, mapped read-only and validated once.
+//!
+//! This room turns a path into typed views that borrow the mapping: metadata values, vocabulary strings and tensor
+//! blocks stay where the file has them and are never copied to the heap. It imports no other room.
+//!
+//! The header is parsed here rather than by candle's `gguf_file::Content`: that one keeps keys and tensors in hash
+//! maps, so duplicates vanish silently, overlapping or misaligned tensors pass, a file with an IQ4_NL tensor is
+//! refused whole, every vocabulary string becomes a heap allocation, and the order needed to write a merged file
+//! byte for byte is lost.
+//!
+//! # When the file changes under the map
+//!
+//! A mapping is a window on the file, not a copy. If another process truncates the file, pages past the new end no
+//! longer exist and the operating system answers a read there with SIGBUS (an access violation cannot happen on
+//! Windows, which refuses to truncate a mapped file). Nothing can be corrupted, because the map is read-only:
+//! the worst case is that the process is stopped. To turn that into an error wherever it can be one,
+//! [`Gguf::check_unchanged`] compares the file's length and modification time with those at opening; the runtime
+//! calls it before every prefill and every decoded token. Replace a model by renaming a new file over the old name:
+//! an open map keeps the old contents.
+
+mod error;
+mod file;
+mod fingerprint;
+mod map;
+mod metadata;
+mod reader;
+mod tensor;
+mod types;
+
+pub use error::GgufError;
+pub use file::Gguf;
+pub use map::Advice;
+pub use metadata::{Metadata, StringArray};
+pub use tensor::TensorInfo;
 pub use types::GgmlType;
