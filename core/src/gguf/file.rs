@@ -150,8 +150,12 @@ impl Gguf {
 
     /// A tensor's blocks, borrowed from the map. An info of another file yields whatever lies there, or nothing.
     pub fn data(&self, tensor: &TensorInfo) -> &[u8] {
-        let end = tensor.offset.saturating_add(tensor.len);
-        self.map.bytes().get(tensor.offset..end).unwrap_or(&[])
+        self.bytes(tensor.offset, tensor.len)
+    }
+
+    /// `len` bytes of the file from `offset` on, borrowed from the map; empty when they pass its end.
+    pub fn bytes(&self, offset: usize, len: usize) -> &[u8] {
+        self.map.bytes().get(offset..offset.saturating_add(len)).unwrap_or(&[])
     }
 
     /// Hints how a tensor is about to be read.
