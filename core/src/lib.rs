@@ -1,2 +1,4 @@
 //! Timbre.
 pub mod gguf;
+pub mod session;
+pub mod tokenizer;
