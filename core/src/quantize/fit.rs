@@ -110,7 +110,8 @@ pub(super) fn affine(x: &[f32], levels: f32, ceiling: f32) -> Affine {
         }
         solved
     };
-    for step in -REACH..=REACH {
+    // Every second step: solving moves the levels by more than one.
+    for step in (-REACH..=REACH).step_by(2) {
         let scale = (hi - lo) / (levels + step as f32 * STEP);
         // Solved twice: the second time its own offset, no longer the smallest element, places the levels.
         let solved = consider(Affine { scale, offset: lo });

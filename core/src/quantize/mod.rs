@@ -23,7 +23,8 @@ pub use error::QuantizeError;
 
 use crate::gguf::GgmlType;
 
-/// Rounds one block; `None` if it does not fit the type's range. Lengths are those of the type.
+/// Rounds one block; `None` if it does not fit the type's range. Lengths are those of the type, or of any row for the
+/// plain types.
 type Encode = fn(&[f32], &mut [u8]) -> Option<()>;
 
 /// No quantised format reaches this magnitude (Q6_K reaches 2.7e8), and squares of smaller numbers stay far from
@@ -62,7 +63,12 @@ pub fn quantize_row(ty: GgmlType, x: &[f32], out: &mut [u8]) -> Result<(), Quant
         GgmlType::Iq4Nl => nonlinear::iq4_nl,
     };
     let quantised = ty.block_len() > 1;
-    let blocks = x.chunks_exact(ty.block_len()).zip(out.chunks_exact_mut(ty.block_bytes()));
+    // A row of plain numbers is taken as one block.
+    let (block_len, block_bytes) = match quantised {
+        true => (ty.block_len(), ty.block_bytes()),
+        false => (x.len().max(1), out.len().max(1)),
+    };
+    let blocks = x.chunks_exact(block_len).zip(out.chunks_exact_mut(block_bytes));
     for (i, (block, bytes)) in blocks.enumerate() {
         let (at, peak) = fit::peak(block);
         let done = match peak.abs() {
@@ -74,7 +80,7 @@ pub fn quantize_row(ty: GgmlType, x: &[f32], out: &mut [u8]) -> Result<(), Quant
             huge if quantised && huge > OUT_OF_REACH => None,
             _ => encode(block, bytes),
         };
-        done.ok_or(QuantizeError::Overflow { ty, index: i * ty.block_len() + at, value: peak })?;
+        done.ok_or(QuantizeError::Overflow { ty, index: i * block_len + at, value: peak })?;
     }
     Ok(())
 }
