@@ -1,2 +1,4 @@
 //! Timbre.
 pub mod gguf;
+pub mod memory;
+pub mod params;
