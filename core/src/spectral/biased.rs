@@ -21,13 +21,7 @@ use super::{Shape, SpectralError};
 const LEAST_KEY: f64 = -37.0;
 
 /// Flat row-major positions of `n ≤ d1·d2` entries.
-pub(super) fn draw(
-    shape: Shape,
-    n: usize,
-    seed: u64,
-    center: f64,
-    bandwidth: f64,
-) -> Result<Vec<u32>, SpectralError> {
+pub(super) fn draw(shape: Shape, n: usize, seed: u64, center: f64, bandwidth: f64) -> Result<Vec<u32>, SpectralError> {
     if !(0.0..=1e9).contains(&center) {
         return Err(SpectralError::Band { name: "centre frequency", value: center, expected: "0 to 1e9" });
     }

@@ -156,14 +156,7 @@ fn transform_columns(fft: &RealFft, d2: usize, range: std::ops::Range<usize>, fr
 }
 
 /// The rows from `top` of columns `range`, and of their mirrors, out of `panel`.
-fn write_columns(
-    d1: usize,
-    d2: usize,
-    range: std::ops::Range<usize>,
-    panel: &[f32],
-    top: usize,
-    rows: &mut [f32],
-) {
+fn write_columns(d1: usize, d2: usize, range: std::ops::Range<usize>, panel: &[f32], top: usize, rows: &mut [f32]) {
     for (p, row) in (top..).zip(rows.chunks_exact_mut(d2)) {
         let mirrored = if p == 0 { 0 } else { d1 - p };
         for (column, q) in panel.chunks_exact(d1).zip(range.clone()) {
