@@ -1,7 +1,7 @@
 //! The forward pass shared by every architecture.
 
 use crate::gguf::Gguf;
-use crate::kernels::{Compute, Matrix, for_each_chunk, vector};
+use crate::kernels::{Compute, Matrix, dequantize, for_each_chunk, vector};
 
 use super::blocks::{Attention, Mlp, RmsNorm, Rope};
 use super::kv::KvCache;
@@ -137,7 +137,7 @@ impl Decoder {
         let table = self.embedding.matrix(pass.gguf)?;
         for (row, &token) in tokens.iter().enumerate() {
             let out = &mut pass.scratch.x[row * self.hidden..][..self.hidden];
-            table.dequantize_row(token as usize, out)?;
+            dequantize(table.ty(), table.row(token as usize), out)?;
             if self.embedding_scale != 1.0 {
                 vector::scale(self.embedding_scale, out);
             }

@@ -40,7 +40,7 @@ pub struct GenerateOptions {
 
 impl Default for GenerateOptions {
     fn default() -> Self {
-        Self { max_tokens: 256, sampler: SamplerOptions::default(), stop: Vec::new(), stop_at_end_token: true }
+        Self { max_tokens: 256, sampler: SamplerOptions::greedy(), stop: Vec::new(), stop_at_end_token: true }
     }
 }
 
@@ -182,7 +182,7 @@ impl Generation<'_> {
         }
         let prefill = self.session.tokens().len() - self.session.cached();
         let begin = Instant::now();
-        let recent_from = self.session.tokens().len().saturating_sub(self.sampler.options().repeat_last_n);
+        let recent_from = self.session.tokens().len().saturating_sub(self.options.sampler.repeat_last_n);
         let (logits, tokens) = self.session.logits_and_tokens(&self.cancel)?;
         let id = self.sampler.sample(logits, &tokens[recent_from..])?;
         let now = Instant::now();

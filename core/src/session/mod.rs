@@ -20,5 +20,5 @@ pub use sampler::{Sampler, SamplerError, SamplerOptions};
 pub use score::Perplexity;
 pub use session::{Session, SessionOptions, SwapPolicy};
 pub use stats::Stats;
-pub use stream::{StreamError, TextStream};
+pub use stream::{Piece, StreamError, TextStream};
 pub use template::{ChatTemplate, Message, TemplateError};

@@ -97,11 +97,6 @@ impl AttentionScratch {
             running: vec![(0.0, 0.0); queries],
         }
     }
-
-    /// Bytes of one worker's buffers.
-    pub(in super::super) fn bytes(&self) -> usize {
-        size_of::<f32>() * (self.tile.len() + self.scores.len() + self.queries.len() * 2 + self.running.len() * 2)
-    }
 }
 
 impl Heads {
