@@ -1,2 +1,3 @@
 //! Timbre.
 pub mod gguf;
+pub mod kernels;
