@@ -51,6 +51,16 @@ pub fn random(ty: GgmlType, elements: usize, rng: &mut Rng) -> Vec<u8> {
     data
 }
 
+/// Sets every byte of a quantised type's blocks to `byte`, but for the f16 scales, which become 1.
+pub fn fill(ty: GgmlType, data: &mut [u8], byte: u8) {
+    for block in data.chunks_exact_mut(ty.block_bytes()) {
+        block.fill(byte);
+        for &at in half_offsets(ty) {
+            block[at..at + 2].copy_from_slice(&half::f16::ONE.to_le_bytes());
+        }
+    }
+}
+
 fn half(block: &[u8], at: usize) -> f64 {
     half::f16::from_le_bytes([block[at], block[at + 1]]).to_f64()
 }

@@ -127,6 +127,29 @@ fn every_tier_multiplies_every_format() {
 }
 
 #[test]
+fn extreme_lanes_do_not_overflow() {
+    // Every lane at either end of its range against activations at ±127: the largest intermediate sums there are.
+    for tier in detected_tiers() {
+        let compute = compute(tier, 1);
+        for ty in GgmlType::ALL.into_iter().filter(|ty| ty.block_len() > 1) {
+            for (byte, sign) in [(0xff, 1.0), (0xff, -1.0), (0x80, 1.0), (0x80, -1.0), (0x7f, 1.0), (0x00, -1.0)] {
+                let mut case = Case::new(ty, 3, 512, 9, 1);
+                blocks::fill(ty, &mut case.data, byte);
+                case.x.fill(sign);
+                let mut weights = vec![0.0; 3 * 512];
+                dequantize(ty, &case.data, &mut weights).unwrap();
+                case.weights = weights.into_iter().map(f64::from).collect();
+                // Constant activations are quantised exactly.
+                for (out, (exact, _, noise)) in case.run(&compute).into_iter().zip(case.expected()) {
+                    let error = (f64::from(out) - exact).abs();
+                    assert!(error <= noise, "{tier} {ty} {byte:#x} {sign}: {out} instead of {exact}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn int8_tiers_differ_in_summation_order_only() {
     let scalar = compute(Tier::Scalar, 1);
     for tier in detected_tiers() {
