@@ -1,3 +1,4 @@
 //! Timbre.
+pub mod adapter;
 pub mod gguf;
 pub mod spectral;
