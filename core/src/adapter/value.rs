@@ -154,7 +154,8 @@ impl Adapter {
     /// Writes a single `.safetensors` file with the coefficients in f32, bit for bit, or in `f16`.
     ///
     /// # Errors
-    /// [`AdapterError::F16Range`]; [`AdapterError::Io`].
+    /// [`AdapterError::F16Range`]; [`AdapterError::Unsupported`] for a module that is not FourierFT;
+    /// [`AdapterError::Io`].
     pub fn save_single(&self, path: &Path, f16: bool) -> Result<(), AdapterError> {
         single::save(self, path, f16)
     }
