@@ -170,7 +170,7 @@ proptest! {
             bumped[l] = 1.0;
             loss(&bumped)
         }).collect();
-        let found = Spectral::new(at.clone(), &c, alpha).gradient(&[x.clone()], &[g.clone()]);
+        let found = Spectral::new(at.clone(), &c, alpha).gradient(std::slice::from_ref(&x), std::slice::from_ref(&g));
         let scale = alpha / at.shape().area() as f64;
         let terms: f64 = norm(&x) * norm(&g) * (at.shape().area() as f64).sqrt();
         close(&found[..expected.len()], &expected, scale * terms * (expected.len() as f64).sqrt())?;
