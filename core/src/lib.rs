@@ -1,3 +1,4 @@
 //! Timbre.
 pub mod gguf;
+pub mod kernels;
 pub mod quantize;

@@ -1,0 +1,249 @@
+//! The matrix products of every tier this CPU runs, for every storage format, against sums in f64.
+
+mod blocks;
+
+use blocks::Rng;
+use timbre::gguf::GgmlType;
+use timbre::kernels::{Activations, Compute, KernelChoice, Matrix, Tier, dequantize, detected_tiers};
+
+/// Rounding to ±127 steps of a block's largest magnitude is off by at most half a step.
+const HALF_STEP: f64 = 0.5 / 127.0;
+/// Activations that share a step.
+const BLOCK: usize = 32;
+/// Rounding of f32 sums, relative to the sum of the largest weight's magnitude times each activation's.
+const F32_ROUNDING: f64 = 2e-6;
+
+const BATCHES: [usize; 5] = [1, 2, 3, 5, 17];
+
+struct Case {
+    ty: GgmlType,
+    rows: usize,
+    cols: usize,
+    data: Vec<u8>,
+    weights: Vec<f64>,
+    x: Vec<f32>,
+    batch: usize,
+}
+
+impl Case {
+    fn new(ty: GgmlType, rows: usize, cols: usize, batch: usize, seed: u64) -> Self {
+        let mut rng = Rng(seed);
+        let data = blocks::random(ty, rows * cols, &mut rng);
+        let mut weights = vec![0.0; rows * cols];
+        dequantize(ty, &data, &mut weights).unwrap();
+        // Rows of very different sizes, so that one row's scale cannot stand in for another's.
+        let x = (0..batch * cols).map(|i| rng.unit() * 10f32.powi((i / cols % 4) as i32 - 2)).collect();
+        Self { ty, rows, cols, data, weights: weights.into_iter().map(f64::from).collect(), x, batch }
+    }
+
+    fn matrix(&self) -> Matrix<'_> {
+        Matrix::new(self.ty, self.rows, self.cols, &self.data).unwrap()
+    }
+
+    fn run(&self, compute: &Compute) -> Vec<f32> {
+        let mut x = Activations::with_capacity(self.batch, self.cols);
+        x.load(compute, self.batch, self.cols, &self.x);
+        let mut out = vec![f32::NAN; self.batch * self.rows];
+        compute.matmul(self.matrix(), &x, &mut out);
+        out
+    }
+
+    /// For each output: the exact value, the bound of int8 rounding, and the bound of f32 rounding.
+    fn expected(&self) -> impl Iterator<Item = (f64, f64, f64)> + '_ {
+        (0..self.batch * self.rows).map(|at| {
+            let (t, r) = (at / self.rows, at % self.rows);
+            let w = &self.weights[r * self.cols..][..self.cols];
+            let x = &self.x[t * self.cols..][..self.cols];
+            let exact = w.iter().zip(x).map(|(w, &x)| w * f64::from(x)).sum();
+            let int8 = w.chunks(BLOCK).zip(x.chunks(BLOCK)).map(|(w, x)| {
+                let step = x.iter().fold(0.0, |m, x| f64::from(x.abs()).max(m));
+                w.iter().map(|w| w.abs()).sum::<f64>() * step * HALF_STEP
+            });
+            let largest = w.iter().fold(0.0, |m, w| w.abs().max(m));
+            let size = x.iter().map(|x| f64::from(x.abs())).sum::<f64>();
+            (exact, int8.sum(), largest * size * F32_ROUNDING)
+        })
+    }
+}
+
+/// Shapes of whole blocks that exercise partial panels, partial steps and rows shorter than a step.
+fn shapes(ty: GgmlType) -> Vec<(usize, usize)> {
+    match ty.block_len() {
+        1 => vec![(1, 1), (5, 7), (17, 63), (3, 576)],
+        32 => vec![(1, 32), (7, 64), (3, 96), (33, 224), (5, 256), (19, 288), (17, 576), (3, 1536)],
+        _ => vec![(1, 256), (7, 512), (33, 768)],
+    }
+}
+
+fn compute(tier: Tier, threads: usize) -> Compute {
+    Compute::new(KernelChoice::Only(tier), threads).unwrap()
+}
+
+fn cases(batches: &[usize]) -> impl Iterator<Item = Case> {
+    GgmlType::ALL.into_iter().flat_map(move |ty| {
+        shapes(ty).into_iter().flat_map(move |(rows, cols)| {
+            let seed = (ty as u64) << 32 | (rows * cols) as u64;
+            batches.iter().map(move |&batch| Case::new(ty, rows, cols, batch, seed)).collect::<Vec<_>>()
+        })
+    })
+}
+
+#[test]
+fn dequantize_is_the_formats_definition() {
+    let mut rng = Rng(1);
+    for ty in GgmlType::ALL {
+        let data = blocks::random(ty, 4 * 256, &mut rng);
+        let mut out = vec![f32::NAN; 4 * 256];
+        dequantize(ty, &data, &mut out).unwrap();
+        for (i, &value) in out.iter().enumerate() {
+            let block = &data[i / ty.block_len() * ty.block_bytes()..][..ty.block_bytes()];
+            let expected = blocks::element(ty, block, i % ty.block_len());
+            // A few f32 roundings of a difference of numbers below 0.1 · 63 · 63.
+            let close = (f64::from(value) - expected).abs() <= 1e-6 * expected.abs().max(4.0);
+            assert!(close, "{ty} element {i}: {value} instead of {expected}");
+        }
+    }
+}
+
+#[test]
+fn every_tier_multiplies_every_format() {
+    for tier in detected_tiers() {
+        let compute = compute(tier, 2);
+        for case in cases(&BATCHES) {
+            let int8 = tier != Tier::Reference && case.ty.block_len() > 1;
+            for (i, (&out, (exact, rounding, noise))) in case.run(&compute).iter().zip(case.expected()).enumerate() {
+                let bound = noise + if int8 { rounding } else { 0.0 };
+                assert!(
+                    (f64::from(out) - exact).abs() <= bound,
+                    "{tier} {} {}x{} batch {} output {i}: {out} instead of {exact} ± {bound}",
+                    case.ty,
+                    case.rows,
+                    case.cols,
+                    case.batch
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn int8_tiers_differ_in_summation_order_only() {
+    let scalar = compute(Tier::Scalar, 1);
+    for tier in detected_tiers() {
+        if matches!(tier, Tier::Reference | Tier::Scalar) {
+            continue;
+        }
+        let compute = compute(tier, 1);
+        for case in cases(&[1, 5]) {
+            let ours = case.run(&compute);
+            let scalar = case.run(&scalar);
+            for ((ours, scalar), (_, _, noise)) in ours.iter().zip(scalar).zip(case.expected()) {
+                assert!(
+                    f64::from((ours - scalar).abs()) <= noise,
+                    "{tier} {} {}x{}: {ours} and {scalar}, ± {noise}",
+                    case.ty,
+                    case.rows,
+                    case.cols
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_does_not_depend_on_its_batch_or_on_threads() {
+    for tier in detected_tiers() {
+        let (one, three) = (compute(tier, 1), compute(tier, 3));
+        for case in cases(&[17]) {
+            let batch = case.run(&one);
+            assert_eq!(batch, case.run(&three), "{tier} {}", case.ty);
+            let single = Case {
+                batch: 1,
+                x: case.x[3 * case.cols..4 * case.cols].to_vec(),
+                weights: Vec::new(),
+                data: case.data.clone(),
+                ..case
+            };
+            let expected = &batch[3 * case.rows..4 * case.rows];
+            assert_eq!(single.run(&one), expected, "{tier} {}", case.ty);
+        }
+    }
+}
+
+#[test]
+fn a_group_is_its_products() {
+    for tier in detected_tiers() {
+        let compute = compute(tier, 2);
+        // More products than one dispatch takes, of different formats and heights.
+        let cases: Vec<Case> = (0..11).map(|i| Case::new(GgmlType::ALL[i], 5 + 40 * i, 256, 3, i as u64)).collect();
+        let x = &cases[0].x;
+        let mut loaded = Activations::with_capacity(0, 0);
+        loaded.load(&compute, 3, 256, x);
+        let mut outs: Vec<Vec<f32>> = cases.iter().map(|c| vec![f32::NAN; 3 * c.rows]).collect();
+        let mut jobs: Vec<_> =
+            cases.iter().zip(&mut outs).map(|(case, out)| (case.matrix(), out.as_mut_slice())).collect();
+        compute.matmul_group(&mut jobs, &loaded);
+        for (case, out) in cases.iter().zip(outs) {
+            let mut alone = vec![f32::NAN; out.len()];
+            compute.matmul(case.matrix(), &loaded, &mut alone);
+            assert_eq!(out, alone, "{tier} {}", case.ty);
+        }
+    }
+}
+
+#[test]
+fn scratch_serves_one_shape_after_another() {
+    for tier in detected_tiers() {
+        let compute = compute(tier, 1);
+        let wide = Case::new(GgmlType::Q4_1, 4, 576, 5, 1);
+        let narrow = Case::new(GgmlType::Q8_0, 4, 96, 2, 2);
+        let mut x = Activations::with_capacity(1, 32);
+        for case in [&wide, &narrow, &wide] {
+            x.load_for(&compute, &[case.ty], case.batch, case.cols, &case.x);
+            assert_eq!((x.rows(), x.cols()), (case.batch, case.cols));
+            let mut out = vec![f32::NAN; case.batch * case.rows];
+            compute.matmul(case.matrix(), &x, &mut out);
+            assert_eq!(out, case.run(&compute), "{tier}");
+        }
+    }
+}
+
+#[test]
+fn empty_products_are_empty() {
+    let compute = compute(Tier::Scalar, 2);
+    let mut x = Activations::with_capacity(1, 32);
+    x.load(&compute, 0, 32, &[]);
+    let data = [0u8; 18];
+    compute.matmul(Matrix::new(GgmlType::Q4_0, 1, 32, &data).unwrap(), &x, &mut []);
+    x.load(&compute, 2, 0, &[]);
+    let mut out = [f32::NAN; 6];
+    compute.matmul(Matrix::new(GgmlType::Q4_0, 3, 0, &[]).unwrap(), &x, &mut out);
+    assert_eq!(out, [0.0; 6]);
+}
+
+#[test]
+fn activations_that_are_not_finite_are_not_hidden() {
+    for tier in detected_tiers() {
+        let compute = compute(tier, 1);
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut case = Case::new(GgmlType::Q4_0, 9, 288, 2, 3);
+            case.x[288 + 70] = bad;
+            let out = case.run(&compute);
+            assert!(out[..9].iter().all(|v| v.is_finite()), "{tier}");
+            assert!(out[9..].iter().all(|v| !v.is_finite()), "{tier} {bad}: {out:?}");
+        }
+        let mut tiny = Case::new(GgmlType::Q4_0, 9, 288, 1, 3);
+        tiny.x.fill(1e-44);
+        assert!(tiny.run(&compute).iter().all(|v| v.abs() < 1e-30), "{tier}");
+    }
+}
+
+#[test]
+#[should_panic(expected = "columns of weights and activations")]
+fn mismatched_operands_are_refused() {
+    let compute = compute(Tier::Scalar, 1);
+    let mut x = Activations::with_capacity(1, 64);
+    x.load(&compute, 1, 64, &[0.0; 64]);
+    let data = [0u8; 18];
+    compute.matmul(Matrix::new(GgmlType::Q4_0, 1, 32, &data).unwrap(), &x, &mut [0.0]);
+}
