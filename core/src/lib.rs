@@ -1,4 +1,5 @@
 //! Timbre.
 pub mod gguf;
 pub mod kernels;
+pub mod merge;
 pub mod quantize;
