@@ -1,7 +1,8 @@
 //! A GGUF file, mapped read-only and validated once.
 //!
 //! This room turns a path into typed views that borrow the mapping: metadata values, vocabulary strings and tensor
-//! blocks stay where the file has them and are never copied to the heap. It imports no other room.
+//! blocks stay where the file has them and are never copied to the heap. [`Gguf::rewrite`] writes derived files, whole or
+//! not at all. It imports no other room.
 //!
 //! The header is parsed here rather than by candle's `gguf_file::Content`: that one keeps keys and tensors in hash
 //! maps, so duplicates vanish silently, overlapping or misaligned tensors pass, a file with an IQ4_NL tensor is
