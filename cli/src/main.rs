@@ -1,15 +1,17 @@
-//! The timbre command.
+//! The `timbre` command: every verb is one call into the engine, plus arguments in and text or JSON out.
 
+mod args;
 mod fetch;
+mod npy;
+mod output;
 mod progress;
-
-use std::process::ExitCode;
+mod verbs;
 
 use clap::{Parser, Subcommand};
 
-/// Run a mapped model with adapters swapped under it
+/// On-device inference for personal models: one mapped quantised base, adapters swapped under it.
 #[derive(Parser)]
-#[command(name = "timbre", version)]
+#[command(name = "timbre", version, about, propagate_version = true, arg_required_else_help = true)]
 struct Cli {
     #[command(subcommand)]
     verb: Verb,
@@ -17,24 +19,37 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
-    Fetch(fetch::Args),
+    Demo(verbs::demo::Demo),
+    Run(verbs::run::Run),
+    Chat(verbs::chat::Chat),
+    Tokenize(verbs::tokenize::Tokenize),
+    Logits(verbs::logits::Logits),
+    Perplexity(verbs::perplexity::Perplexity),
+    #[command(subcommand)]
+    Adapter(verbs::adapter::AdapterVerb),
+    Delta(verbs::delta::Delta),
+    Merge(verbs::merge::Merge),
+    Params(verbs::params::Params),
+    Bench(verbs::bench::Bench),
+    Devices(verbs::devices::Devices),
+    Fetch(fetch::FetchArgs),
 }
 
-fn main() -> ExitCode {
-    let result: Result<(), Box<dyn std::error::Error>> = match Cli::parse().verb {
-        Verb::Fetch(args) => args.run().map_err(Into::into),
+fn main() -> std::process::ExitCode {
+    let result = match Cli::parse().verb {
+        Verb::Demo(verb) => verb.run(),
+        Verb::Run(verb) => verb.run(),
+        Verb::Chat(verb) => verb.run(),
+        Verb::Tokenize(verb) => verb.run(),
+        Verb::Logits(verb) => verb.run(),
+        Verb::Perplexity(verb) => verb.run(),
+        Verb::Adapter(verb) => verb.run(),
+        Verb::Delta(verb) => verb.run(),
+        Verb::Merge(verb) => verb.run(),
+        Verb::Params(verb) => verb.run(),
+        Verb::Bench(verb) => verb.run(),
+        Verb::Devices(verb) => verb.run(),
+        Verb::Fetch(verb) => verb.run(),
     };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprint!("timbre: {error}");
-            let mut cause = error.source();
-            while let Some(error) = cause {
-                eprint!(": {error}");
-                cause = error.source();
-            }
-            eprintln!();
-            ExitCode::FAILURE
-        }
-    }
+    output::exit_code(result)
 }

@@ -40,11 +40,6 @@ impl Progress {
     pub fn set(&self, done: u64) {
         self.0.set_position(done);
     }
-
-    /// Prints a line above the bar; without a terminal too.
-    pub fn say(&self, line: &str) {
-        self.0.suspend(|| eprintln!("{line}"));
-    }
 }
 
 impl Drop for Progress {

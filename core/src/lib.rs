@@ -1,4 +1,31 @@
-//! Timbre.
+//! Timbre: on-device inference for personal models.
+//!
+//! One quantised base model is memory-mapped, read-only and shared; each user's personality is a FourierFT adapter of a
+//! few hundred kilobytes, applied in the spectral domain and swapped at run time.
+//!
+//! The rooms, each importing only from those below it:
+//!
+//! | room | what it is for |
+//! |---|---|
+//! | [`session`] | prompt → tokens → text: KV cache, sampling, templates, streaming, statistics |
+//! | [`model`] | one file per architecture over shared blocks, and the forward pass |
+//! | [`adapter`] | adapters as values: files, registry, mixing, what a delta does |
+//! | [`spectral`] | which positions, the transforms, dense reconstruction |
+//! | [`tokenizer`] | text ↔ tokens from the mapped vocabulary |
+//! | [`quantize`] | rounding f32 rows to a storage type |
+//! | [`kernels`] | quantised products on mapped blocks, attention, elementwise, threads |
+//! | [`gguf`] | map a file, validate it, hand out typed views, write derived files |
+//!
+//! Beside them, importing none: [`memory`] (what the process holds, anonymous and file-backed) and [`params`] (how many
+//! parameters an adapter takes).
+
+pub mod adapter;
 pub mod gguf;
+pub mod kernels;
 pub mod memory;
+pub mod model;
 pub mod params;
+pub mod quantize;
+pub mod session;
+pub mod spectral;
+pub mod tokenizer;

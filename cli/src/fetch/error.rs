@@ -10,12 +10,6 @@ pub enum FetchError {
     /// No environment variable says where a cache could be.
     #[error("no home directory to cache models in; set TIMBRE_CACHE to a folder")]
     NoHome,
-    /// `TIMBRE_MODEL` is set, and is not a file.
-    #[error("TIMBRE_MODEL is {}, which is not a file", path.display())]
-    ModelPath {
-        /// What it is set to.
-        path: PathBuf,
-    },
     /// The disk said no.
     #[error("cannot {action} {}", path.display())]
     Io {

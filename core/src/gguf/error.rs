@@ -232,4 +232,13 @@ pub enum GgufError {
         /// Length now.
         found: u64,
     },
+    /// A file was to be written over the one it is read from.
+    #[error("{path} is the mapped file itself: write to another path")]
+    SameFile {
+        /// The path asked for.
+        path: PathBuf,
+    },
+    /// The caller stopped the writing.
+    #[error("stopped before the file was complete; nothing was written")]
+    Cancelled,
 }

@@ -11,7 +11,7 @@ use super::tensor::{place, read_info};
 use super::{Advice, GgufError, Metadata, TensorInfo, fingerprint};
 
 /// `GGUF`, the format's magic.
-const MAGIC: [u8; 4] = *b"GGUF";
+pub(super) const MAGIC: [u8; 4] = *b"GGUF";
 const DEFAULT_ALIGNMENT: u64 = 32;
 /// Step of [`Gguf::warm_up`]: large enough that a call back per step costs nothing.
 const WARM_STEP: usize = 4 << 20;
@@ -40,11 +40,22 @@ impl Gguf {
     /// # Errors
     /// [`GgufError::Io`] when the file cannot be opened or mapped, else [`GgufError::InFile`] around what is wrong.
     pub fn open(path: impl AsRef<Path>) -> Result<Arc<Self>, GgufError> {
-        let path = path.as_ref();
-        let map = Arc::new(Map::open(path)?);
-        Self::parse(map)
-            .map(Arc::new)
-            .map_err(|source| GgufError::InFile { path: path.to_owned(), source: Box::new(source) })
+        Self::check(Map::open(path.as_ref())?)
+    }
+
+    /// The same for a file's contents given as bytes, which are copied: for tests and fuzzing, not for models.
+    /// [`Self::path`] is `<memory>`.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn from_bytes(bytes: &[u8]) -> Result<Arc<Self>, GgufError> {
+        Self::check(Map::in_memory(bytes)?)
+    }
+
+    fn check(map: Map) -> Result<Arc<Self>, GgufError> {
+        let map = Arc::new(map);
+        let in_file = |source| GgufError::InFile { path: map.path().to_owned(), source: Box::new(source) };
+        Self::parse(map.clone()).map(Arc::new).map_err(in_file)
     }
 
     fn parse(map: Arc<Map>) -> Result<Self, GgufError> {
@@ -93,6 +104,10 @@ impl Gguf {
     /// The file's path, as it was opened.
     pub fn path(&self) -> &Path {
         self.map.path()
+    }
+
+    pub(super) fn file(&self) -> Option<&std::fs::File> {
+        self.map.file()
     }
 
     /// The file's length in bytes.
@@ -150,8 +165,12 @@ impl Gguf {
 
     /// A tensor's blocks, borrowed from the map. An info of another file yields whatever lies there, or nothing.
     pub fn data(&self, tensor: &TensorInfo) -> &[u8] {
-        let end = tensor.offset.saturating_add(tensor.len);
-        self.map.bytes().get(tensor.offset..end).unwrap_or(&[])
+        self.bytes(tensor.offset, tensor.len)
+    }
+
+    /// `len` bytes of the file from `offset` on, borrowed from the map; empty when they pass its end.
+    pub fn bytes(&self, offset: usize, len: usize) -> &[u8] {
+        self.map.bytes().get(offset..offset.saturating_add(len)).unwrap_or(&[])
     }
 
     /// Hints how a tensor is about to be read.

@@ -231,13 +231,13 @@ impl Metadata {
         })
     }
 
-    /// A finite float.
+    /// A float that is finite as an `f32`.
     ///
     /// # Errors
-    /// [`GgufError::WrongType`] if the key holds anything else, NaN or an infinity.
+    /// [`GgufError::WrongType`] if the key holds anything else, NaN or a number past the range of `f32`.
     pub fn opt_f32(&self, key: &str) -> Result<Option<f32>, GgufError> {
         self.get(key, "a finite float", |v| match v {
-            Value::Float(f) if f.is_finite() => Some(*f as f32),
+            Value::Float(f) => Some(*f as f32).filter(|f| f.is_finite()),
             _ => None,
         })
     }

@@ -18,6 +18,7 @@
 //! calls it before every prefill and every decoded token. Replace a model by renaming a new file over the old name:
 //! an open map keeps the old contents.
 
+mod atomic;
 mod error;
 mod file;
 mod fingerprint;
@@ -26,6 +27,7 @@ mod metadata;
 mod reader;
 mod tensor;
 mod types;
+mod write;
 
 pub use error::GgufError;
 pub use file::Gguf;
@@ -33,3 +35,4 @@ pub use map::Advice;
 pub use metadata::{Metadata, StringArray};
 pub use tensor::TensorInfo;
 pub use types::GgmlType;
+pub use write::Rewrite;

@@ -1,0 +1,59 @@
+//! `timbre tokenize`: text to token ids.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use timbre::gguf::Gguf;
+use timbre::tokenizer::{EncodeOptions, Tokenizer};
+
+use crate::output::{self, Outcome};
+
+/// Turn text into token ids (no beginning-of-text token is added; special tokens in the text are parsed)
+#[derive(Args)]
+#[command(after_help = "Example:\n  timbre tokenize --model smollm2.gguf --text \"Hello world\" --json")]
+pub struct Tokenize {
+    /// The model, a GGUF file
+    #[arg(long, value_name = "M.gguf")]
+    model: PathBuf,
+    #[command(flatten)]
+    source: Source,
+    /// Print {"ids":[…]}
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+struct Source {
+    /// The text
+    #[arg(long, value_name = "TEXT")]
+    text: Option<String>,
+    /// A UTF-8 file with the text
+    #[arg(long, value_name = "F")]
+    file: Option<PathBuf>,
+}
+
+#[derive(serde::Serialize)]
+struct Report {
+    ids: Vec<u32>,
+}
+
+impl Tokenize {
+    pub fn run(self) -> Outcome {
+        let tokenizer = Tokenizer::from_gguf(Gguf::open(&self.model)?)?;
+        let text = match (self.source.text, self.source.file) {
+            (Some(text), _) => text,
+            (None, Some(file)) => super::read_text(&file)?,
+            (None, None) => String::new(),
+        };
+        let ids = tokenizer.encode(&text, EncodeOptions { parse_special: true, add_bos: false })?;
+        if self.json {
+            return output::json(&Report { ids });
+        }
+        for id in ids {
+            let token = tokenizer.token_text(id)?;
+            output::line(&format!("{id}\t{:?}", String::from_utf8_lossy(token)))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,184 @@
+//! Adapters bound to a model: module names turned into places in the decoder, everything checked, nothing copied.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::adapter::{Adapter, Delta, DeltaScratch};
+use crate::kernels::{Pool, for_each_chunk};
+
+use super::weights::{Linear, LinearKind};
+use super::{Decoder, ModelError};
+
+/// Missing modules named in an error; an adapter for another model would list hundreds.
+const NAMED_MISSING: usize = 4;
+/// What stands before `layers.N.` in Hugging Face names: causal models, and Gemma 3 inside its multimodal wrapper.
+const LAYER_PREFIXES: [&str; 3] = ["model.layers.", "model.language_model.layers.", "language_model.model.layers."];
+
+/// The layer and linear a Hugging Face module path names, `model.layers.3.self_attn.q_proj` for one.
+pub(super) fn parse_module(module: &str) -> Option<(usize, LinearKind)> {
+    let rest = LAYER_PREFIXES.iter().find_map(|p| module.strip_prefix(p))?;
+    let (layer, name) = rest.split_once('.')?;
+    let kind = LinearKind::ALL.into_iter().find(|k| k.hf_name() == name)?;
+    Some((layer.parse().ok()?, kind))
+}
+
+/// An adapter and where each of its deltas goes in one model. Immutable; a running generation keeps its `Arc`.
+pub struct BoundAdapter {
+    adapter: Arc<Adapter>,
+    base: String,
+    /// Per layer, by `LinearKind`.
+    layers: Vec<[Option<Arc<dyn Delta>>; LinearKind::ALL.len()]>,
+    modules: usize,
+}
+
+impl std::fmt::Debug for BoundAdapter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BoundAdapter").field("adapter", &self.adapter.name()).field("modules", &self.modules).finish()
+    }
+}
+
+impl BoundAdapter {
+    /// Binds whole or not at all.
+    pub(super) fn new(adapter: Arc<Adapter>, decoder: &Decoder, base: &str) -> Result<Self, ModelError> {
+        let name = || adapter.name().to_owned();
+        if let Some(expected) = adapter.base_fingerprint().filter(|&f| f != base) {
+            return Err(ModelError::Fingerprint { adapter: name(), expected: expected.into(), found: base.into() });
+        }
+        let mut layers = vec![[const { None }; LinearKind::ALL.len()]; decoder.layers.len()];
+        let (mut matched, mut total, mut missing) = (0, 0, Vec::new());
+        for (module, delta) in adapter.modules() {
+            total += 1;
+            let place = parse_module(module).and_then(|(i, kind)| Some((i, kind, decoder.linear(i, kind)?)));
+            let Some((layer, kind, linear)) = place else {
+                missing.push(module.to_owned());
+                continue;
+            };
+            if delta.shape() != linear.shape() {
+                let (expected, found) = (linear.shape(), delta.shape());
+                return Err(ModelError::ModuleShape { adapter: name(), module: module.into(), expected, found });
+            }
+            matched += 1;
+            layers[layer][kind as usize] = Some(delta.clone());
+        }
+        if matched == 0 || !missing.is_empty() {
+            missing.truncate(NAMED_MISSING);
+            return Err(ModelError::Modules { adapter: name(), matched, total, missing });
+        }
+        Ok(Self { adapter, base: base.to_owned(), layers, modules: matched })
+    }
+
+    /// The adapter itself.
+    pub fn adapter(&self) -> &Arc<Adapter> {
+        &self.adapter
+    }
+
+    /// Modules it changes.
+    pub fn modules(&self) -> usize {
+        self.modules
+    }
+
+    /// The base it is bound to.
+    pub fn base_fingerprint(&self) -> &str {
+        &self.base
+    }
+
+    /// The delta on a linear, if the adapter targets it.
+    pub fn delta(&self, layer: usize, kind: LinearKind) -> Option<&Arc<dyn Delta>> {
+        self.layers.get(layer)?[kind as usize].as_ref()
+    }
+}
+
+/// The adapters a forward pass runs with, and their weights. A value: cloning shares the adapters.
+#[derive(Debug, Clone, Default)]
+pub struct ActiveAdapters {
+    list: Vec<(Arc<BoundAdapter>, f32)>,
+}
+
+impl ActiveAdapters {
+    /// No adapter: the base model.
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// Several adapters add up, each times its weight.
+    ///
+    /// # Errors
+    /// [`ModelError::Weight`] if a weight is not finite, [`ModelError::ForeignAdapter`] if they are bound to different models.
+    pub fn new(list: Vec<(Arc<BoundAdapter>, f32)>) -> Result<Self, ModelError> {
+        if let Some((bound, weight)) = list.iter().find(|(_, w)| !w.is_finite()) {
+            return Err(ModelError::Weight { adapter: bound.adapter.name().into(), found: *weight });
+        }
+        if let Some((stray, _)) = list.iter().find(|(b, _)| b.base != list[0].0.base) {
+            return Err(ModelError::ForeignAdapter { adapter: stray.adapter.name().into() });
+        }
+        Ok(Self { list })
+    }
+
+    /// The adapters and their weights.
+    pub fn list(&self) -> &[(Arc<BoundAdapter>, f32)] {
+        &self.list
+    }
+
+    /// Whether the base runs alone.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// Whether two sets compute the same: the same generations in the same order with the same weights.
+    pub fn same(&self, other: &Self) -> bool {
+        self.list.len() == other.list.len()
+            && self.list.iter().zip(&other.list).all(|(a, b)| Arc::ptr_eq(&a.0, &b.0) && a.1 == b.1)
+    }
+
+    /// outs\[i\] += Σ weight · ΔW x for linears that read the same rows `x`; the forward transform of a row is shared by
+    /// all linears and adapters, the inverse transform of a linear by all adapters.
+    pub(super) fn apply<const N: usize>(
+        &self,
+        pool: &Pool,
+        scratch: &[Mutex<DeltaScratch>],
+        layer: usize,
+        group: [(LinearKind, &Linear); N],
+        x: &[f32],
+        outs: [&mut [f32]; N],
+    ) {
+        let touched = |(kind, _): &(LinearKind, &Linear)| self.list.iter().any(|(b, _)| b.delta(layer, *kind).is_some());
+        if !group.iter().any(touched) {
+            return;
+        }
+        let cols = group[0].1.shape().1;
+        let mut lengths = group.iter().map(|(_, linear)| linear.shape().0);
+        let outputs = outs.map(|out| (out, lengths.next().unwrap_or(1)));
+        for_each_chunk(pool, outputs, |worker, row, outs| {
+            let x = &x[row * cols..][..cols];
+            let mut scratch = scratch[worker].lock().unwrap_or_else(PoisonError::into_inner);
+            scratch.begin_input();
+            for ((kind, linear), out) in group.iter().zip(outs) {
+                if !touched(&(*kind, linear)) {
+                    continue;
+                }
+                scratch.begin_output();
+                for (bound, weight) in &self.list {
+                    if let Some(delta) = bound.delta(layer, *kind) {
+                        delta.apply(*weight, x, &mut scratch);
+                    }
+                }
+                scratch.finish(out, linear.row_order.as_ref());
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn module_names_of_each_wrapper_are_understood() {
+        for prefix in LAYER_PREFIXES {
+            let module = format!("{prefix}12.mlp.gate_proj");
+            assert_eq!(parse_module(&module), Some((12, LinearKind::Gate)));
+        }
+        for stray in ["model.layers.x.self_attn.q_proj", "model.layers.1.self_attn.qkv", "layers", "", "model.layers."] {
+            assert_eq!(parse_module(stray), None, "{stray}");
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! What can go wrong between a mapped file and a decoder, or between a decoder and an adapter.
+
+use crate::adapter::AdapterError;
+use crate::gguf::GgufError;
+use crate::kernels::KernelError;
+use crate::tokenizer::TokenizerError;
+
+/// Why a model cannot be opened or run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ModelError {
+    /// The file is damaged, or lacks what its architecture needs.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
+    /// No kernel for this CPU or tensor.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The vocabulary is damaged or of an unknown kind.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// An adapter's own file or values are wrong.
+    #[error(transparent)]
+    Adapter(#[from] AdapterError),
+    /// `general.architecture` names something this crate does not wire.
+    #[error("architecture {found:?} is not supported, expected one of {supported:?}")]
+    Architecture {
+        /// What the file says.
+        found: String,
+        /// What could be opened.
+        supported: Vec<&'static str>,
+    },
+    /// A variant of a known architecture that would compute something else.
+    #[error("{architecture}: {feature} is not supported")]
+    Unsupported {
+        /// The architecture.
+        architecture: &'static str,
+        /// What the file asks for.
+        feature: String,
+    },
+    /// A tensor is stored in a type its use does not allow.
+    #[error("tensor {name:?} is stored as {found}, expected {expected}")]
+    TensorType {
+        /// The tensor.
+        name: String,
+        /// The type needed.
+        expected: &'static str,
+        /// The type there.
+        found: String,
+    },
+    /// A token id outside the vocabulary.
+    #[error("token {found} is outside the vocabulary of {vocab}")]
+    Token {
+        /// The id.
+        found: u32,
+        /// Vocabulary size.
+        vocab: usize,
+    },
+    /// The KV cache has no room for the tokens.
+    #[error("the context of {capacity} tokens is full: {used} are held, {added} more were to be added")]
+    ContextFull {
+        /// Tokens the cache can hold.
+        capacity: usize,
+        /// Tokens in it.
+        used: usize,
+        /// Tokens to be added.
+        added: usize,
+    },
+    /// The KV type cannot store heads of this size.
+    #[error("KV type {kv} stores heads in multiples of 32 elements, this model's have {head_dim}")]
+    KvHead {
+        /// The type asked for.
+        kv: &'static str,
+        /// The model's head size.
+        head_dim: usize,
+    },
+    /// The adapter was made for another base.
+    #[error("adapter {adapter:?} was made for base {expected}, this model is {found}")]
+    Fingerprint {
+        /// The adapter.
+        adapter: String,
+        /// The base it names.
+        expected: String,
+        /// This model.
+        found: String,
+    },
+    /// An adapter's modules are not all in the model, or none is.
+    #[error("adapter {adapter:?} does not fit: {matched} of its {total} modules are in this model; missing {missing:?}")]
+    Modules {
+        /// The adapter.
+        adapter: String,
+        /// Modules found in the model.
+        matched: usize,
+        /// Modules the adapter has.
+        total: usize,
+        /// The first few that are not in the model.
+        missing: Vec<String>,
+    },
+    /// An adapter's module has another shape than the model's.
+    #[error("adapter {adapter:?}, module {module:?}: expected shape {expected:?} (out, in), found {found:?}")]
+    ModuleShape {
+        /// The adapter.
+        adapter: String,
+        /// The module.
+        module: String,
+        /// The model's shape.
+        expected: (usize, usize),
+        /// The adapter's shape.
+        found: (usize, usize),
+    },
+    /// An adapter bound to another model was handed to this one.
+    #[error("adapter {adapter:?} is bound to another model; bind it to this one first")]
+    ForeignAdapter {
+        /// The adapter.
+        adapter: String,
+    },
+    /// A weight that is NaN or infinite.
+    #[error("adapter {adapter:?}: weight {found} is not finite")]
+    Weight {
+        /// The adapter.
+        adapter: String,
+        /// The weight.
+        found: f32,
+    },
+    /// The model produced NaN or infinite logits.
+    #[error("the model produced non-finite logits at position {position}")]
+    NonFinite {
+        /// The position.
+        position: usize,
+    },
+}

@@ -1,0 +1,26 @@
+//! Models: a mapped file wired into a decoder.
+//!
+//! An architecture is one file of wiring ([`llama`], [`gemma3`]): it reads its metadata, names its tensors and puts the
+//! shared [`blocks`] together into a [`Decoder`], whose forward pass is the same for all. Weights are views of the map.
+//! This room imports `adapter`, `tokenizer`, `kernels` and `gguf`.
+
+mod architecture;
+mod bind;
+pub mod blocks;
+mod decoder;
+mod error;
+mod gemma3;
+mod kv;
+mod llama;
+mod loader;
+mod opened;
+mod scratch;
+mod weights;
+
+pub use bind::{ActiveAdapters, BoundAdapter};
+pub use decoder::{Decoder, Pass, Wanted};
+pub use error::ModelError;
+pub use kv::{KvCache, KvType};
+pub use opened::{Model, ModelInfo, ModelOptions};
+pub use scratch::Scratch;
+pub use weights::{Linear, LinearKind, Vector};

@@ -1,0 +1,170 @@
+//! [`Model`]: a file opened for running.
+
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
+use crate::adapter::{Adapter, AdapterFile, PlanCache};
+use crate::gguf::{Advice, Gguf};
+use crate::kernels::{Compute, KernelChoice};
+use crate::tokenizer::Tokenizer;
+
+use super::bind::parse_module;
+use super::{BoundAdapter, Decoder, KvCache, KvType, ModelError, Scratch, architecture};
+
+/// How to run a model.
+#[derive(Debug, Clone)]
+pub struct ModelOptions {
+    /// Which kernels; [`KernelChoice::Auto`] takes the best the CPU has.
+    pub kernels: KernelChoice,
+    /// Threads, the caller's included; `None` for one a core.
+    pub threads: Option<usize>,
+}
+
+impl Default for ModelOptions {
+    fn default() -> Self {
+        Self { kernels: KernelChoice::Auto, threads: None }
+    }
+}
+
+/// What a model is, for showing.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct ModelInfo {
+    /// `general.name`, or the file's name.
+    pub name: String,
+    /// `general.architecture`.
+    pub architecture: String,
+    /// Decoder layers.
+    pub layers: usize,
+    /// Residual width.
+    pub hidden: usize,
+    /// Vocabulary size.
+    pub vocab: usize,
+    /// Context it was trained for.
+    pub context: usize,
+    /// Length of the file.
+    pub file_bytes: usize,
+    /// Elements of all tensors.
+    pub parameters: usize,
+    /// The identity adapters name.
+    pub fingerprint: String,
+}
+
+/// A mapped model, immutable and shared: sessions, adapters and threads all work on the one mapping.
+pub struct Model {
+    gguf: Arc<Gguf>,
+    compute: Compute,
+    decoder: Decoder,
+    tokenizer: OnceLock<Arc<Tokenizer>>,
+    plans: PlanCache,
+}
+
+impl Model {
+    /// Maps and wires `path`. No weight is read; the tokenizer is built at first use.
+    ///
+    /// # Errors
+    /// [`ModelError`] naming what is wrong with the file, or what this CPU lacks.
+    pub fn open(path: impl AsRef<Path>, options: &ModelOptions) -> Result<Arc<Self>, ModelError> {
+        Self::from_gguf(Gguf::open(path)?, options)
+    }
+
+    /// Wires a file that is mapped already.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn from_gguf(gguf: Arc<Gguf>, options: &ModelOptions) -> Result<Arc<Self>, ModelError> {
+        let decoder = architecture::wire(&gguf)?;
+        let threads = options
+            .threads
+            .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get));
+        let compute = Compute::new(options.kernels, threads)?;
+        if let Some(table) = gguf.opt_tensor(&decoder.embedding.name)
+            && decoder.embedding.name != decoder.head.name
+        {
+            gguf.advise(table, Advice::Random);
+        }
+        Ok(Arc::new(Self { gguf, compute, decoder, tokenizer: OnceLock::new(), plans: PlanCache::default() }))
+    }
+
+    /// The mapped file.
+    pub fn gguf(&self) -> &Arc<Gguf> {
+        &self.gguf
+    }
+
+    /// Kernels and threads.
+    pub fn compute(&self) -> &Compute {
+        &self.compute
+    }
+
+    /// The wired decoder.
+    pub fn decoder(&self) -> &Decoder {
+        &self.decoder
+    }
+
+    /// The vocabulary, built at first use.
+    ///
+    /// # Errors
+    /// [`ModelError::Tokenizer`] if the file's vocabulary cannot be used.
+    pub fn tokenizer(&self) -> Result<&Arc<Tokenizer>, ModelError> {
+        if let Some(tokenizer) = self.tokenizer.get() {
+            return Ok(tokenizer);
+        }
+        let built = Arc::new(Tokenizer::from_gguf(self.gguf.clone())?);
+        Ok(self.tokenizer.get_or_init(|| built))
+    }
+
+    /// What it is, for showing.
+    pub fn info(&self) -> ModelInfo {
+        let metadata = self.gguf.metadata();
+        let text = |key: &str| metadata.opt_str(key).ok().flatten().map(str::to_owned);
+        let file_name = || self.gguf.path().file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        ModelInfo {
+            name: text("general.name").unwrap_or_else(file_name),
+            architecture: text("general.architecture").unwrap_or_default(),
+            layers: self.decoder.layers.len(),
+            hidden: self.decoder.hidden,
+            vocab: self.decoder.vocab,
+            context: self.decoder.context,
+            file_bytes: self.gguf.file_len(),
+            parameters: self.gguf.tensors().iter().map(|t| t.rows() * t.cols()).sum(),
+            fingerprint: self.gguf.fingerprint().to_owned(),
+        }
+    }
+
+    /// Output and input length of the linear a Hugging Face module path names.
+    pub fn module_shape(&self, module: &str) -> Option<(usize, usize)> {
+        let (layer, kind) = parse_module(module)?;
+        Some(self.decoder.linear(layer, kind)?.shape())
+    }
+
+    /// Loads an adapter (a PEFT directory or a `.safetensors` file) and binds it.
+    ///
+    /// # Errors
+    /// [`ModelError::Adapter`] if the files are wrong, else as [`Self::bind`].
+    pub fn load_adapter(&self, path: impl AsRef<Path>) -> Result<Arc<BoundAdapter>, ModelError> {
+        let file = AdapterFile::load(path.as_ref())?;
+        let adapter = file.resolve(&self.plans, |module| self.module_shape(module))?;
+        self.bind(Arc::new(adapter))
+    }
+
+    /// Binds an adapter to this model, whole or not at all.
+    ///
+    /// # Errors
+    /// [`ModelError::Fingerprint`], [`ModelError::Modules`], [`ModelError::ModuleShape`].
+    pub fn bind(&self, adapter: Arc<Adapter>) -> Result<Arc<BoundAdapter>, ModelError> {
+        BoundAdapter::new(adapter, &self.decoder, self.gguf.fingerprint()).map(Arc::new)
+    }
+
+    /// An empty KV cache with room for `capacity` positions.
+    ///
+    /// # Errors
+    /// [`ModelError::KvHead`], [`ModelError::ContextFull`].
+    pub fn kv_cache(&self, kv: KvType, capacity: usize) -> Result<KvCache, ModelError> {
+        let shapes = self.decoder.layers.iter().map(|l| (l.attention.kv_heads, l.attention.head_dim));
+        KvCache::new(kv, capacity, shapes)
+    }
+
+    /// Buffers for batches of `batch` rows.
+    pub fn scratch(&self, batch: usize) -> Scratch {
+        Scratch::new(&self.decoder, &self.compute, batch)
+    }
+}

@@ -1,0 +1,98 @@
+//! Every buffer of a forward pass, planned once.
+
+use std::sync::Mutex;
+
+use crate::adapter::DeltaScratch;
+use crate::kernels::{Activations, Compute};
+
+use super::Decoder;
+use super::blocks::AttentionScratch;
+
+/// Buffers for batches of up to `batch` rows. Nothing in a forward pass allocates besides.
+pub struct Scratch {
+    batch: usize,
+    /// Residual, its norm, a block's output: batch × hidden.
+    pub(super) x: Vec<f32>,
+    pub(super) normed: Vec<f32>,
+    pub(super) out: Vec<f32>,
+    /// batch × heads · head_dim (q, attention output) and batch × kv_heads · head_dim (k, v).
+    pub(super) q: Vec<f32>,
+    pub(super) mixed: Vec<f32>,
+    pub(super) k: Vec<f32>,
+    pub(super) v: Vec<f32>,
+    /// batch × inner.
+    pub(super) gate: Vec<f32>,
+    pub(super) up: Vec<f32>,
+    /// One head.
+    pub(super) head: Vec<f32>,
+    /// Cosines and sines of every rotary embedding, for every row.
+    pub(super) angles: Vec<f32>,
+    pub(super) logits: Vec<f32>,
+    pub(super) activations: Activations,
+    /// One a worker; a worker locks only its own.
+    pub(super) deltas: Vec<Mutex<DeltaScratch>>,
+    pub(super) attention: Vec<Mutex<AttentionScratch>>,
+}
+
+impl Scratch {
+    /// Rows a batch of this decoder holds by default: enough to use a weight block many times, few enough that the
+    /// activations stay in the second-level cache.
+    pub const DEFAULT_BATCH: usize = 128;
+
+    pub(super) fn new(decoder: &Decoder, compute: &Compute, batch: usize) -> Self {
+        let batch = batch.max(1);
+        let largest = |f: fn(&super::blocks::Attention) -> usize| {
+            decoder.layers.iter().map(|l| f(&l.attention)).max().unwrap_or(1)
+        };
+        let q_len = largest(|a| a.heads * a.head_dim);
+        let kv_len = largest(|a| a.kv_heads * a.head_dim);
+        let head_dim = largest(|a| a.head_dim);
+        let group = largest(|a| a.group());
+        let widest = decoder.hidden.max(decoder.inner).max(q_len);
+        let angles: usize = decoder.ropes.iter().map(|r| 2 * r.angles()).sum();
+        let rows = |width: usize| vec![0.0; batch * width];
+        let lengths: Vec<(usize, usize)> = {
+            let mut lengths: Vec<_> = decoder
+                .layers
+                .iter()
+                .flat_map(|l| super::LinearKind::ALL.map(|kind| l.linear(kind).shape()))
+                .collect();
+            lengths.sort_unstable();
+            lengths.dedup();
+            lengths
+        };
+        Self {
+            batch,
+            x: rows(decoder.hidden),
+            normed: rows(decoder.hidden),
+            out: rows(decoder.hidden),
+            q: rows(q_len),
+            mixed: rows(q_len),
+            k: rows(kv_len),
+            v: rows(kv_len),
+            gate: rows(decoder.inner),
+            up: rows(decoder.inner),
+            head: vec![0.0; head_dim],
+            angles: rows(angles),
+            logits: vec![0.0; decoder.vocab],
+            activations: Activations::with_capacity(batch, widest),
+            deltas: (0..compute.threads()).map(|_| Mutex::new(DeltaScratch::for_shapes(&lengths))).collect(),
+            attention: (0..compute.threads()).map(|_| Mutex::new(AttentionScratch::new(head_dim, group))).collect(),
+        }
+    }
+
+    /// Rows of a batch.
+    pub fn batch(&self) -> usize {
+        self.batch
+    }
+
+    /// The logits the last pass left, one a vocabulary entry.
+    pub fn logits(&self) -> &[f32] {
+        &self.logits
+    }
+
+    /// The same, for a sampler that works in place.
+    pub fn logits_mut(&mut self) -> &mut [f32] {
+        &mut self.logits
+    }
+}

@@ -1,0 +1,50 @@
+//! How well a model predicts a text.
+
+use crate::kernels::vector;
+
+use super::{Session, SessionError};
+
+/// Mean negative log-likelihood of a text, in nats a token.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
+pub struct Perplexity {
+    /// Mean of −ln p(token | tokens before it in its window).
+    pub nll: f64,
+    /// e^nll.
+    pub ppl: f64,
+    /// Tokens predicted.
+    pub tokens: usize,
+}
+
+impl Session {
+    /// Scores `tokens` in windows of the session's context: every token but the first of each window is predicted from
+    /// those before it in the window. The session's history is replaced by the last window.
+    ///
+    /// # Errors
+    /// [`SessionError::TooShort`] for fewer than two tokens, else as [`Session::logits`].
+    pub fn perplexity(&mut self, tokens: &[u32]) -> Result<Perplexity, SessionError> {
+        if tokens.len() < 2 {
+            return Err(SessionError::TooShort { found: tokens.len() });
+        }
+        let (mut sum, mut count) = (0f64, 0usize);
+        let mut exponentials = vec![0f32; self.model().decoder().vocab];
+        for window in tokens.chunks(self.capacity()).filter(|w| w.len() > 1) {
+            self.clear();
+            self.push(window);
+            self.logits_all(&mut |row, logits| {
+                if let Some(&target) = window.get(row + 1) {
+                    sum += f64::from(log_sum_exp(logits, &mut exponentials)) - f64::from(logits[target as usize]);
+                    count += 1;
+                }
+            })?;
+        }
+        let nll = sum / count as f64;
+        Ok(Perplexity { nll, ppl: nll.exp(), tokens: count })
+    }
+}
+
+/// ln Σ eˣ, shifted by the maximum; `scratch` holds as many elements as `logits`.
+fn log_sum_exp(logits: &[f32], scratch: &mut [f32]) -> f32 {
+    let max = vector::max(logits);
+    scratch.copy_from_slice(logits);
+    max + vector::exp_shifted(scratch, max).ln()
+}

@@ -1,0 +1,202 @@
+//! [`Session`]: one conversation's tokens, KV cache and adapters.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::kernels::Tier;
+use crate::model::{ActiveAdapters, KvCache, KvType, Model, ModelError, Pass, Scratch, Wanted};
+
+use super::stats::us;
+use super::{CancelHandle, SessionError};
+
+/// How a session is set up.
+#[derive(Debug, Clone, Default)]
+pub struct SessionOptions {
+    /// Tokens the KV cache holds; `None` for the model's context or 4096, whichever is less.
+    pub context: Option<usize>,
+    /// How keys and values are stored; `None` for f16, or f32 beside the reference kernels.
+    pub kv: Option<KvType>,
+    /// Rows of a prefill batch; `None` for [`Scratch::DEFAULT_BATCH`].
+    pub batch: Option<usize>,
+}
+
+/// What a swap does with the positions that the previous adapters wrote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SwapPolicy {
+    /// Forget the keys and values and compute them anew under the new adapters at the next run: the reply is what the
+    /// new adapters alone would have said.
+    #[default]
+    Recompute,
+    /// Keep them: the next token comes at once, from a history seen through the old adapters.
+    Keep,
+}
+
+/// Context of a session that names none, unless the model's is shorter.
+const DEFAULT_CONTEXT: usize = 4096;
+
+/// A conversation: its tokens, the KV cache over a prefix of them, and the adapters it runs with.
+pub struct Session {
+    model: Arc<Model>,
+    kv: KvCache,
+    scratch: Scratch,
+    /// Every token so far; the KV cache holds the first `kv.len()` of them.
+    tokens: Vec<u32>,
+    adapters: ActiveAdapters,
+    swap_us: f64,
+}
+
+impl Session {
+    /// Plans every buffer; nothing is allocated on the decode path afterwards.
+    ///
+    /// # Errors
+    /// [`SessionError::Model`] if the context or the KV type does not suit the model.
+    pub fn new(model: Arc<Model>, options: &SessionOptions) -> Result<Self, SessionError> {
+        let context = options.context.unwrap_or_else(|| model.decoder().context.min(DEFAULT_CONTEXT));
+        let exact = model.compute().tier() == Tier::Reference;
+        let kv_type = options.kv.unwrap_or(if exact { KvType::F32 } else { KvType::F16 });
+        let kv = model.kv_cache(kv_type, context)?;
+        let batch = options.batch.unwrap_or(Scratch::DEFAULT_BATCH).min(context);
+        let scratch = model.scratch(batch);
+        let tokens = Vec::with_capacity(context);
+        Ok(Self { model, kv, scratch, tokens, adapters: ActiveAdapters::none(), swap_us: 0.0 })
+    }
+
+    /// The model it runs.
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// Every token so far.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Tokens there is room for.
+    pub fn capacity(&self) -> usize {
+        self.kv.capacity()
+    }
+
+    /// Bytes reserved for keys and values at full context.
+    pub fn kv_bytes(&self) -> usize {
+        self.kv.bytes()
+    }
+
+    /// How keys and values are stored.
+    pub fn kv_type(&self) -> KvType {
+        self.kv.kv_type()
+    }
+
+    /// Positions whose keys and values are held.
+    pub fn cached(&self) -> usize {
+        self.kv.len()
+    }
+
+    /// The adapters the next token runs with.
+    pub fn adapters(&self) -> &ActiveAdapters {
+        &self.adapters
+    }
+
+    /// Microseconds the last swap took.
+    pub fn swap_us(&self) -> f64 {
+        self.swap_us
+    }
+
+    /// Swaps adapters: a pointer, and under [`SwapPolicy::Recompute`] the KV cache's length. The same set again is no
+    /// swap and costs nothing.
+    ///
+    /// # Errors
+    /// [`ModelError::ForeignAdapter`] if one is bound to another model; the session keeps what it had.
+    pub fn set_adapters(&mut self, adapters: ActiveAdapters, policy: SwapPolicy) -> Result<(), SessionError> {
+        let begin = Instant::now();
+        if let Some((bound, _)) = adapters.list().first()
+            && bound.base_fingerprint() != self.model.gguf().fingerprint()
+        {
+            let adapter = bound.adapter().name().to_owned();
+            return Err(ModelError::ForeignAdapter { adapter }.into());
+        }
+        if !self.adapters.same(&adapters) {
+            self.adapters = adapters;
+            if policy == SwapPolicy::Recompute {
+                self.kv.truncate(0);
+            }
+        }
+        self.swap_us = us(begin.elapsed());
+        Ok(())
+    }
+
+    /// Makes `tokens` the whole history, keeping the keys and values of the prefix it shares with the present one.
+    /// Nothing is run yet. Returns how many positions were kept.
+    pub fn set_tokens(&mut self, tokens: &[u32]) -> usize {
+        let shared = self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
+        self.kv.truncate(shared);
+        self.tokens.truncate(shared);
+        self.tokens.extend_from_slice(&tokens[shared..]);
+        self.kv.len()
+    }
+
+    /// Adds tokens to the history without running them yet.
+    pub fn push(&mut self, tokens: &[u32]) {
+        self.tokens.extend_from_slice(tokens);
+    }
+
+    /// Forgets everything but the adapters.
+    pub fn clear(&mut self) {
+        self.set_tokens(&[]);
+    }
+
+    /// Runs whatever the KV cache does not hold yet and returns the logits after the last token, to be read or changed
+    /// in place. `cancel` is looked at before every batch; what was run by then stays.
+    ///
+    /// # Errors
+    /// [`SessionError::EmptyPrompt`] without tokens, [`SessionError::Cancelled`], [`SessionError::Model`] (context
+    /// full, file changed): the history stays as it is.
+    pub fn logits(&mut self, cancel: &CancelHandle) -> Result<&mut [f32], SessionError> {
+        Ok(self.logits_and_tokens(cancel)?.0)
+    }
+
+    /// [`Self::logits`], with the history beside them for a sampler that penalises repetition.
+    pub(super) fn logits_and_tokens(&mut self, cancel: &CancelHandle) -> Result<(&mut [f32], &[u32]), SessionError> {
+        if self.tokens.is_empty() {
+            return Err(SessionError::EmptyPrompt);
+        }
+        // Logits are not kept apart from keys and values: the last token is run again if all else is held.
+        self.kv.truncate(self.tokens.len() - 1);
+        let end = self.tokens.len();
+        let mut from = self.kv.len();
+        if end > self.kv.capacity() {
+            let capacity = self.kv.capacity();
+            return Err(ModelError::ContextFull { capacity, used: from, added: end - from }.into());
+        }
+        let batch = self.scratch.batch();
+        while from < end {
+            if cancel.is_cancelled() {
+                return Err(SessionError::Cancelled);
+            }
+            let to = end.min(from + batch);
+            let wanted = if to == end { Wanted::Last } else { Wanted::Nothing };
+            self.forward(from..to, wanted)?;
+            from = to;
+        }
+        Ok((self.scratch.logits_mut(), &self.tokens))
+    }
+
+    /// Runs the whole history from its beginning and hands out every position's logits.
+    ///
+    /// # Errors
+    /// [`SessionError::Model`], as [`Self::logits`].
+    pub fn logits_all(&mut self, each: &mut dyn FnMut(usize, &[f32])) -> Result<(), SessionError> {
+        self.kv.truncate(0);
+        self.forward(0..self.tokens.len(), Wanted::All(each))
+    }
+
+    fn forward(&mut self, range: std::ops::Range<usize>, wanted: Wanted<'_>) -> Result<(), SessionError> {
+        let mut pass = Pass {
+            gguf: self.model.gguf(),
+            compute: self.model.compute(),
+            adapters: &self.adapters,
+            kv: &mut self.kv,
+            scratch: &mut self.scratch,
+        };
+        Ok(self.model.decoder().forward(&mut pass, &self.tokens[range], wanted)?)
+    }
+}

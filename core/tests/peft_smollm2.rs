@@ -1,0 +1,180 @@
+//! The whole runtime against PEFT: base, each adapter, and both together, on the reference kernels and on every fast tier.
+
+mod common;
+
+use std::sync::Arc;
+
+use serde_json::Value;
+use timbre::kernels::{KernelChoice, Tier, detected_tiers};
+use timbre::model::{ActiveAdapters, BoundAdapter, Model, ModelOptions};
+use timbre::session::{CancelHandle, GenerateOptions, Session, SessionOptions, SwapPolicy};
+
+/// Largest difference of a logit on the reference kernels: f32 sums in another order through 30 layers.
+const LOGIT_TOLERANCE: f32 = 2e-3;
+/// Largest relative difference of a text's mean negative log-likelihood on the reference kernels.
+const NLL_TOLERANCE: f64 = 1e-4;
+/// The same on the fast kernels, whose activations are rounded to 8 bits.
+const FAST_NLL_TOLERANCE: f64 = 5e-3;
+/// Two logits closer than this are a tie that rounding may break either way.
+const TIE: f32 = 1e-3;
+
+const VOICES: [(&str, &[&str]); 4] =
+    [("base", &[]), ("devil", &["devil"]), ("kjv", &["kjv"]), ("devil+kjv", &["devil", "kjv"])];
+
+struct Bench {
+    session: Session,
+    devil: Arc<BoundAdapter>,
+    kjv: Arc<BoundAdapter>,
+}
+
+impl Bench {
+    fn new(tier: Tier) -> Self {
+        let options = ModelOptions { kernels: KernelChoice::Only(tier), threads: Some(2) };
+        let model = Model::open(common::model_path(common::SMOLLM2), &options).unwrap();
+        let load = |name| model.load_adapter(common::fixture_path(&format!("adapters/{name}"))).unwrap();
+        let (devil, kjv) = (load("devil"), load("kjv"));
+        let options = SessionOptions { context: Some(512), ..SessionOptions::default() };
+        Self { session: Session::new(model, &options).unwrap(), devil, kjv }
+    }
+
+    /// Makes the named adapters the active ones.
+    fn speak(&mut self, names: &[&str]) {
+        let pick = |name: &&str| (if *name == "devil" { &self.devil } else { &self.kjv }.clone(), 1.0);
+        let active = ActiveAdapters::new(names.iter().map(pick).collect()).unwrap();
+        self.session.set_adapters(active, SwapPolicy::Recompute).unwrap();
+    }
+
+    fn logits(&mut self, ids: &[u32]) -> Vec<f32> {
+        self.session.set_tokens(ids);
+        self.session.logits(&CancelHandle::default()).unwrap().to_vec()
+    }
+}
+
+fn ids(value: &Value) -> Vec<u32> {
+    value.as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as u32).collect()
+}
+
+fn floats(value: &Value) -> Vec<f32> {
+    value.as_array().unwrap().iter().map(|v| v.as_f64().unwrap() as f32).collect()
+}
+
+fn argmax(logits: &[f32]) -> u32 {
+    (0..logits.len()).reduce(|a, b| if logits[b] > logits[a] { b } else { a }).unwrap() as u32
+}
+
+/// The `n` likeliest tokens, likeliest first.
+fn top(logits: &[f32], n: usize) -> Vec<u32> {
+    let mut order: Vec<u32> = (0..logits.len() as u32).collect();
+    order.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]));
+    order.truncate(n);
+    order
+}
+
+#[test]
+fn reference_kernels_give_pefts_logits() {
+    let fixture = common::fixture_json("smollm2.json");
+    let mut bench = Bench::new(Tier::Reference);
+    let mut worst = 0f32;
+    for (voice, names) in VOICES {
+        bench.speak(names);
+        for prompt in fixture["prompts"].as_array().unwrap() {
+            let expected = &prompt["outputs"][voice];
+            let logits = bench.logits(&ids(&prompt["ids"]));
+            let label = format!("{voice}, {}", prompt["prompt"]);
+            assert_eq!(top(&logits, 10), ids(&expected["top10"]), "{label}");
+            let top_logits: Vec<f32> = ids(&expected["top10"]).iter().map(|&i| logits[i as usize]).collect();
+            let pairs = top_logits.iter().zip(floats(&expected["top10_logits"]));
+            for (got, want) in pairs.chain(logits.iter().zip(floats(&expected["first64"]))) {
+                worst = worst.max((got - want).abs());
+                assert!((got - want).abs() <= LOGIT_TOLERANCE, "{label}: {got} for {want}");
+            }
+            let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let sum: f64 = logits.iter().map(|&l| f64::from(l - max).exp()).sum();
+            let log_sum_exp = f64::from(max) + sum.ln();
+            let want = expected["logsumexp"].as_f64().unwrap();
+            assert!((log_sum_exp - want).abs() <= f64::from(LOGIT_TOLERANCE), "{label}: {log_sum_exp} for {want}");
+        }
+    }
+    println!("largest logit difference from PEFT: {worst:.2e}");
+}
+
+#[test]
+fn reference_kernels_give_pefts_greedy_tokens() {
+    let fixture = common::fixture_json("smollm2.json");
+    let mut bench = Bench::new(Tier::Reference);
+    for (voice, names) in VOICES {
+        bench.speak(names);
+        for prompt in fixture["prompts"].as_array().unwrap() {
+            let expected = ids(&prompt["outputs"][voice]["greedy"]);
+            bench.session.clear();
+            bench.session.set_tokens(&ids(&prompt["ids"]));
+            let options =
+                GenerateOptions { max_tokens: expected.len(), stop_at_end_token: false, ..GenerateOptions::default() };
+            let mut generation = bench.session.generate(options).unwrap();
+            let text = generation.text().unwrap();
+            let got = generation.ids().to_vec();
+            let Some(first) = (0..expected.len()).find(|&i| got[i] != expected[i]) else {
+                let want = prompt["outputs"][voice]["text"].as_str().unwrap();
+                assert!(
+                    want.starts_with(text.trim_end_matches('\u{FFFD}')) || text.contains("<|"),
+                    "{text:?} {want:?}"
+                );
+                continue;
+            };
+            // A different token is acceptable only where the reference itself was at a tie.
+            let mut history = ids(&prompt["ids"]);
+            history.extend(&expected[..first]);
+            let logits = bench.logits(&history);
+            let best = top(&logits, 2);
+            let gap = logits[best[0] as usize] - logits[best[1] as usize];
+            assert!(best.contains(&expected[first]) && gap <= TIE, "{voice}, {}: token {first}", prompt["prompt"]);
+        }
+    }
+}
+
+#[test]
+fn reference_kernels_give_pefts_likelihoods() {
+    let fixture = common::fixture_json("smollm2.json");
+    let mut bench = Bench::new(Tier::Reference);
+    for (voice, names) in VOICES {
+        bench.speak(names);
+        for text in fixture["texts"].as_array().unwrap() {
+            let got = bench.session.perplexity(&ids(&text["ids"])).unwrap().nll;
+            let want = text["nll"][voice].as_f64().unwrap();
+            assert!((got - want).abs() <= NLL_TOLERANCE * want, "{voice}: {got} for {want}");
+        }
+    }
+}
+
+#[test]
+fn fast_kernels_choose_the_same_tokens() {
+    let fixture = common::fixture_json("smollm2.json");
+    for tier in detected_tiers().into_iter().filter(|&t| t != Tier::Reference) {
+        let mut bench = Bench::new(tier);
+        for (voice, names) in VOICES {
+            bench.speak(names);
+            for prompt in fixture["prompts"].as_array().unwrap() {
+                let logits = bench.logits(&ids(&prompt["ids"]));
+                let want = prompt["outputs"][voice]["argmax"].as_u64().unwrap() as u32;
+                assert_eq!(argmax(&logits), want, "{tier}, {voice}, {}", prompt["prompt"]);
+            }
+        }
+    }
+}
+
+#[test]
+fn fast_kernels_give_pefts_likelihoods() {
+    let fixture = common::fixture_json("smollm2.json");
+    for tier in detected_tiers().into_iter().filter(|&t| t != Tier::Reference) {
+        let mut bench = Bench::new(tier);
+        for (voice, names) in VOICES {
+            bench.speak(names);
+            for text in fixture["texts"].as_array().unwrap() {
+                let got = bench.session.perplexity(&ids(&text["ids"])).unwrap().nll;
+                let want = text["nll"][voice].as_f64().unwrap();
+                println!("{tier} {voice}: {:+.3} %", (got - want) / want * 100.0);
+                assert!((got - want).abs() <= FAST_NLL_TOLERANCE * want, "{tier}, {voice}: {got} for {want}");
+            }
+        }
+    }
+}
