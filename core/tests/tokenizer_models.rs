@@ -134,7 +134,7 @@ fn every_token_spells_something() {
 const SMOLLM2_LACKS: [u8; 8] = [0x04, 0x06, 0x13, 0x14, 0x16, 0x1D, 0xF1, 0xF2];
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(500))]
+    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn decoding_undoes_encoding(
         texts in prop::collection::vec(prop_oneof!["\\PC{0,24}", "[ \\t\\n\\r]{0,9}", "(<\\|im_start\\|>|<end_of_turn>|<bos>|'s|12|é| )", any::<String>()], 0..8),

@@ -89,7 +89,7 @@ impl Demo {
                 "adapter {}: {} modules, {} coefficients, loaded in {:.2} ms - {}",
                 bundled.name,
                 bound.modules(),
-                bound.adapter().coefficients(),
+                bound.adapter().parameters(),
                 begin.elapsed().as_secs_f64() * 1e3,
                 bundled.about
             ))?;

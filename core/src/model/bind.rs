@@ -24,6 +24,7 @@ pub(super) fn parse_module(module: &str) -> Option<(usize, LinearKind)> {
 /// An adapter and where each of its deltas goes in one model. Immutable; a running generation keeps its `Arc`.
 pub struct BoundAdapter {
     adapter: Arc<Adapter>,
+    name: String,
     base: String,
     /// Per layer, by `LinearKind`.
     layers: Vec<[Option<Arc<dyn Delta>>; LinearKind::ALL.len()]>,
@@ -32,17 +33,14 @@ pub struct BoundAdapter {
 
 impl std::fmt::Debug for BoundAdapter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("BoundAdapter").field("adapter", &self.adapter.name()).field("modules", &self.modules).finish()
+        f.debug_struct("BoundAdapter").field("name", &self.name).field("modules", &self.modules).finish()
     }
 }
 
 impl BoundAdapter {
     /// Binds whole or not at all.
-    pub(super) fn new(adapter: Arc<Adapter>, decoder: &Decoder, base: &str) -> Result<Self, ModelError> {
-        let name = || adapter.name().to_owned();
-        if let Some(expected) = adapter.base_fingerprint().filter(|&f| f != base) {
-            return Err(ModelError::Fingerprint { adapter: name(), expected: expected.into(), found: base.into() });
-        }
+    pub(super) fn new(adapter: Arc<Adapter>, name: String, decoder: &Decoder, base: &str) -> Result<Self, ModelError> {
+        adapter.check_base(base)?;
         let mut layers = vec![[const { None }; LinearKind::ALL.len()]; decoder.layers.len()];
         let (mut matched, mut total, mut missing) = (0, 0, Vec::new());
         for (module, delta) in adapter.modules() {
@@ -52,23 +50,28 @@ impl BoundAdapter {
                 missing.push(module.to_owned());
                 continue;
             };
-            if delta.shape() != linear.shape() {
-                let (expected, found) = (linear.shape(), delta.shape());
-                return Err(ModelError::ModuleShape { adapter: name(), module: module.into(), expected, found });
+            let (expected, found) = (linear.shape(), (delta.shape().rows(), delta.shape().cols()));
+            if found != expected {
+                return Err(ModelError::ModuleShape { adapter: name, module: module.into(), expected, found });
             }
             matched += 1;
             layers[layer][kind as usize] = Some(delta.clone());
         }
         if matched == 0 || !missing.is_empty() {
             missing.truncate(NAMED_MISSING);
-            return Err(ModelError::Modules { adapter: name(), matched, total, missing });
+            return Err(ModelError::Modules { adapter: name, matched, total, missing });
         }
-        Ok(Self { adapter, base: base.to_owned(), layers, modules: matched })
+        Ok(Self { adapter, name, base: base.to_owned(), layers, modules: matched })
     }
 
     /// The adapter itself.
     pub fn adapter(&self) -> &Arc<Adapter> {
         &self.adapter
+    }
+
+    /// What errors call it.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Modules it changes.
@@ -105,10 +108,10 @@ impl ActiveAdapters {
     /// [`ModelError::Weight`] if a weight is not finite, [`ModelError::ForeignAdapter`] if they are bound to different models.
     pub fn new(list: Vec<(Arc<BoundAdapter>, f32)>) -> Result<Self, ModelError> {
         if let Some((bound, weight)) = list.iter().find(|(_, w)| !w.is_finite()) {
-            return Err(ModelError::Weight { adapter: bound.adapter.name().into(), found: *weight });
+            return Err(ModelError::Weight { adapter: bound.name.clone(), found: *weight });
         }
         if let Some((stray, _)) = list.iter().find(|(b, _)| b.base != list[0].0.base) {
-            return Err(ModelError::ForeignAdapter { adapter: stray.adapter.name().into() });
+            return Err(ModelError::ForeignAdapter { adapter: stray.name.clone() });
         }
         Ok(Self { list })
     }
@@ -161,7 +164,7 @@ impl ActiveAdapters {
                         delta.apply(*weight, x, &mut scratch);
                     }
                 }
-                scratch.finish(out, linear.row_order.as_ref());
+                scratch.finish(out, linear.row_order.as_deref());
             }
         });
     }

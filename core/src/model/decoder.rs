@@ -166,8 +166,8 @@ impl Decoder {
     ) -> Result<(), ModelError> {
         let Pass { gguf, compute, adapters, kv, scratch } = pass;
         let attention = &layer.attention;
-        let dim = attention.head_dim;
-        let (q_len, kv_len) = (attention.heads * dim, attention.kv_heads * dim);
+        let heads = &attention.heads;
+        let (dim, q_len, kv_len) = (heads.dim, heads.q_len(), heads.kv_len());
         let Scratch { x, normed, q, k, v, mixed, out, head, angles, activations, deltas, attention: workers, .. } =
             &mut **scratch;
         let x = &mut x[..rows * self.hidden];
@@ -202,13 +202,13 @@ impl Decoder {
             }
             rope.apply(q, dim, table);
             rope.apply(k, dim, table);
-            for h in 0..attention.kv_heads {
+            for h in 0..heads.kv {
                 kv_layer.k.store(h, start + row, &k[h * dim..][..dim]);
                 kv_layer.v.store(h, start + row, &v[row * kv_len + h * dim..][..dim]);
             }
         }
         let mixed = &mut mixed[..rows * q_len];
-        attention.attend(compute.pool(), kv_layer, start, q, mixed, workers);
+        heads.attend(compute.pool(), kv_layer, start, q, mixed, workers);
 
         let out = &mut out[..rows * self.hidden];
         activations.load(compute, rows, q_len, mixed);

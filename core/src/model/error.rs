@@ -73,16 +73,6 @@ pub enum ModelError {
         /// The model's head size.
         head_dim: usize,
     },
-    /// The adapter was made for another base.
-    #[error("adapter {adapter:?} was made for base {expected}, this model is {found}")]
-    Fingerprint {
-        /// The adapter.
-        adapter: String,
-        /// The base it names.
-        expected: String,
-        /// This model.
-        found: String,
-    },
     /// An adapter's modules are not all in the model, or none is.
     #[error("adapter {adapter:?} does not fit: {matched} of its {total} modules are in this model; missing {missing:?}")]
     Modules {

@@ -4,7 +4,7 @@
 //! Source: `modeling_gemma3.py` (transformers); the GGUF converter for names (rows are not permuted, norm weights have
 //! their `1 +` folded in).
 
-use super::blocks::{Activation, Attention, Rope, RopeStyle, Window};
+use super::blocks::{Activation, Attention, Heads, Rope, RopeStyle, Window};
 use super::decoder::{Decoder, Layer};
 use super::loader::Loader;
 use super::weights::LinearKind;
@@ -54,12 +54,14 @@ pub(super) fn wire(file: &Loader<'_>) -> Result<Decoder, ModelError> {
                     o: linear(LinearKind::O, hidden, q_rows)?,
                     q_norm: file.opt_norm(&name("attn_q_norm"), head_dim, eps)?,
                     k_norm: file.opt_norm(&name("attn_k_norm"), head_dim, eps)?,
-                    heads,
-                    kv_heads,
-                    head_dim,
-                    scale,
-                    soft_cap,
-                    window: local.map_or(Window::Full, Window::Last),
+                    heads: Heads {
+                        count: heads,
+                        kv: kv_heads,
+                        dim: head_dim,
+                        scale,
+                        soft_cap,
+                        window: local.map_or(Window::Full, Window::Last),
+                    },
                     rope: if local.is_some() { LOCAL_ROPE } else { GLOBAL_ROPE },
                 },
                 attention_post_norm: Some(file.norm(&name("post_attention_norm"), hidden, eps)?),

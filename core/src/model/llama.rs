@@ -3,10 +3,12 @@
 //! Source: `modeling_llama.py` (transformers) for the computation, the GGUF converter for names and for the row order
 //! of q and k, which are permuted so that the rotary embedding turns neighbours.
 
+use std::sync::Arc;
+
 use crate::adapter::RowOrder;
 use crate::gguf::GgufError;
 
-use super::blocks::{Activation, Attention, Rope, RopeStyle, Window};
+use super::blocks::{Activation, Attention, Heads, Rope, RopeStyle, Window};
 use super::decoder::{Decoder, Layer};
 use super::loader::Loader;
 use super::weights::{LinearKind, Vector};
@@ -28,27 +30,33 @@ pub(super) fn wire(file: &Loader<'_>) -> Result<Decoder, ModelError> {
     let eps = file.positive("attention.layer_norm_rms_epsilon", None)?;
     let window = file.opt_dim("attention.sliding_window")?.map_or(Window::Full, Window::Last);
 
+    let order = |heads| RowOrder::llama_rope(heads, head_dim).map(Arc::new);
+    let (Some(q_order), Some(k_order)) = (order(heads), order(kv_heads)) else {
+        return Err(ModelError::Unsupported { architecture: "llama", feature: format!("heads of length {head_dim}") });
+    };
+
     let layers = (0..file.layers()?)
         .map(|i| {
             let name = |tensor: &str| format!("blk.{i}.{tensor}.weight");
             let linear = |kind, rows, cols, order| file.layer_linear(i, kind, rows, cols, order);
             let (q_rows, kv_rows) = (heads * head_dim, kv_heads * head_dim);
-            let permuted = |heads| Some(RowOrder::llama_rope(heads, head_dim));
             Ok(Layer {
                 attention_norm: file.norm(&name("attn_norm"), hidden, eps)?,
                 attention: Attention {
-                    q: linear(LinearKind::Q, q_rows, hidden, permuted(heads))?,
-                    k: linear(LinearKind::K, kv_rows, hidden, permuted(kv_heads))?,
+                    q: linear(LinearKind::Q, q_rows, hidden, Some(q_order.clone()))?,
+                    k: linear(LinearKind::K, kv_rows, hidden, Some(k_order.clone()))?,
                     v: linear(LinearKind::V, kv_rows, hidden, None)?,
                     o: linear(LinearKind::O, hidden, q_rows, None)?,
                     q_norm: None,
                     k_norm: None,
-                    heads,
-                    kv_heads,
-                    head_dim,
-                    scale: 1.0 / (head_dim as f32).sqrt(),
-                    soft_cap: None,
-                    window,
+                    heads: Heads {
+                        count: heads,
+                        kv: kv_heads,
+                        dim: head_dim,
+                        scale: 1.0 / (head_dim as f32).sqrt(),
+                        soft_cap: None,
+                        window,
+                    },
                     rope: 0,
                 },
                 attention_post_norm: None,

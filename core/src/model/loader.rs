@@ -1,5 +1,7 @@
 //! What every architecture's wiring asks of a file.
 
+use std::sync::Arc;
+
 use crate::adapter::RowOrder;
 use crate::gguf::{Gguf, GgufError};
 
@@ -118,7 +120,7 @@ impl<'a> Loader<'a> {
         kind: LinearKind,
         rows: usize,
         cols: usize,
-        row_order: Option<RowOrder>,
+        row_order: Option<Arc<RowOrder>>,
     ) -> Result<Linear, ModelError> {
         let base = format!("blk.{layer}.{}", kind.gguf_name());
         let mut linear = self.linear(&format!("{base}.weight"), rows, cols)?;

@@ -3,9 +3,10 @@
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-use crate::adapter::{Adapter, AdapterFile, PlanCache};
+use crate::adapter::{Adapter, AdapterFile};
 use crate::gguf::{Advice, Gguf};
 use crate::kernels::{Compute, KernelChoice};
+use crate::spectral::{PlanCache, Transforms};
 use crate::tokenizer::Tokenizer;
 
 use super::bind::parse_module;
@@ -56,6 +57,7 @@ pub struct Model {
     decoder: Decoder,
     tokenizer: OnceLock<Arc<Tokenizer>>,
     plans: PlanCache,
+    transforms: Arc<Transforms>,
 }
 
 impl Model {
@@ -82,7 +84,7 @@ impl Model {
         {
             gguf.advise(table, Advice::Random);
         }
-        Ok(Arc::new(Self { gguf, compute, decoder, tokenizer: OnceLock::new(), plans: PlanCache::default() }))
+        Ok(Arc::new(Self { gguf, compute, decoder, tokenizer: OnceLock::new(), plans: PlanCache::new(), transforms: Arc::new(Transforms::new()) }))
     }
 
     /// The mapped file.
@@ -143,15 +145,16 @@ impl Model {
     pub fn load_adapter(&self, path: impl AsRef<Path>) -> Result<Arc<BoundAdapter>, ModelError> {
         let file = AdapterFile::load(path.as_ref())?;
         let adapter = file.resolve(&self.plans, |module| self.module_shape(module))?;
-        self.bind(Arc::new(adapter))
+        let name = path.as_ref().file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        self.bind(Arc::new(adapter), name)
     }
 
-    /// Binds an adapter to this model, whole or not at all.
+    /// Binds an adapter to this model, whole or not at all. `name` is what errors call it.
     ///
     /// # Errors
-    /// [`ModelError::Fingerprint`], [`ModelError::Modules`], [`ModelError::ModuleShape`].
-    pub fn bind(&self, adapter: Arc<Adapter>) -> Result<Arc<BoundAdapter>, ModelError> {
-        BoundAdapter::new(adapter, &self.decoder, self.gguf.fingerprint()).map(Arc::new)
+    /// [`ModelError::Adapter`] if it was made for another base, [`ModelError::Modules`], [`ModelError::ModuleShape`].
+    pub fn bind(&self, adapter: Arc<Adapter>, name: impl Into<String>) -> Result<Arc<BoundAdapter>, ModelError> {
+        BoundAdapter::new(adapter, name.into(), &self.decoder, self.gguf.fingerprint()).map(Arc::new)
     }
 
     /// An empty KV cache with room for `capacity` positions.
@@ -159,12 +162,12 @@ impl Model {
     /// # Errors
     /// [`ModelError::KvHead`], [`ModelError::ContextFull`].
     pub fn kv_cache(&self, kv: KvType, capacity: usize) -> Result<KvCache, ModelError> {
-        let shapes = self.decoder.layers.iter().map(|l| (l.attention.kv_heads, l.attention.head_dim));
+        let shapes = self.decoder.layers.iter().map(|l| (l.attention.heads.kv, l.attention.heads.dim));
         KvCache::new(kv, capacity, shapes)
     }
 
     /// Buffers for batches of `batch` rows.
     pub fn scratch(&self, batch: usize) -> Scratch {
-        Scratch::new(&self.decoder, &self.compute, batch)
+        Scratch::new(&self.decoder, &self.compute, &self.transforms, batch)
     }
 }

@@ -1,12 +1,13 @@
 //! Every buffer of a forward pass, planned once.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use crate::adapter::DeltaScratch;
 use crate::kernels::{Activations, Compute};
+use crate::spectral::Transforms;
 
 use super::Decoder;
-use super::blocks::AttentionScratch;
+use super::blocks::{AttentionScratch, Heads};
 
 /// Buffers for batches of up to `batch` rows. Nothing in a forward pass allocates besides.
 pub struct Scratch {
@@ -39,28 +40,23 @@ impl Scratch {
     /// activations stay in the second-level cache.
     pub const DEFAULT_BATCH: usize = 128;
 
-    pub(super) fn new(decoder: &Decoder, compute: &Compute, batch: usize) -> Self {
+    pub(super) fn new(decoder: &Decoder, compute: &Compute, transforms: &Arc<Transforms>, batch: usize) -> Self {
         let batch = batch.max(1);
-        let largest = |f: fn(&super::blocks::Attention) -> usize| {
-            decoder.layers.iter().map(|l| f(&l.attention)).max().unwrap_or(1)
-        };
-        let q_len = largest(|a| a.heads * a.head_dim);
-        let kv_len = largest(|a| a.kv_heads * a.head_dim);
-        let head_dim = largest(|a| a.head_dim);
-        let group = largest(|a| a.group());
+        let largest = |f: fn(&Heads) -> usize| decoder.layers.iter().map(|l| f(&l.attention.heads)).max().unwrap_or(1);
+        let q_len = largest(|h| h.q_len());
+        let kv_len = largest(|h| h.kv_len());
+        let head_dim = largest(|h| h.dim);
+        let group = largest(|h| h.group());
         let widest = decoder.hidden.max(decoder.inner).max(q_len);
         let angles: usize = decoder.ropes.iter().map(|r| 2 * r.angles()).sum();
         let rows = |width: usize| vec![0.0; batch * width];
-        let lengths: Vec<(usize, usize)> = {
-            let mut lengths: Vec<_> = decoder
-                .layers
-                .iter()
-                .flat_map(|l| super::LinearKind::ALL.map(|kind| l.linear(kind).shape()))
-                .collect();
-            lengths.sort_unstable();
-            lengths.dedup();
-            lengths
+        let lengths = || {
+            let linears = decoder.layers.iter().flat_map(|l| super::LinearKind::ALL.map(|kind| l.linear(kind).shape()));
+            linears.flat_map(|(rows, cols)| [rows, cols])
         };
+        let delta = || Mutex::new(DeltaScratch::new(transforms.clone(), lengths()));
+        let attention = || Mutex::new(AttentionScratch::new(head_dim, group));
+        let workers = compute.threads();
         Self {
             batch,
             x: rows(decoder.hidden),
@@ -76,8 +72,8 @@ impl Scratch {
             angles: rows(angles),
             logits: vec![0.0; decoder.vocab],
             activations: Activations::with_capacity(batch, widest),
-            deltas: (0..compute.threads()).map(|_| Mutex::new(DeltaScratch::for_shapes(&lengths))).collect(),
-            attention: (0..compute.threads()).map(|_| Mutex::new(AttentionScratch::new(head_dim, group))).collect(),
+            deltas: (0..workers).map(|_| delta()).collect(),
+            attention: (0..workers).map(|_| attention()).collect(),
         }
     }
 

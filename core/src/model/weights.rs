@@ -1,5 +1,7 @@
 //! Weights as places in the map: resolved once at opening, turned into views at each use.
 
+use std::sync::Arc;
+
 use crate::adapter::RowOrder;
 use crate::gguf::{Gguf, GgmlType, GgufError, TensorInfo};
 use crate::kernels::{KernelError, Matrix};
@@ -69,7 +71,7 @@ pub struct Linear {
     /// `b`, of `rows` elements.
     pub bias: Option<Vector>,
     /// How the file orders the rows against the Hugging Face layout; `None` when they agree.
-    pub row_order: Option<RowOrder>,
+    pub row_order: Option<Arc<RowOrder>>,
 }
 
 impl Linear {

@@ -111,7 +111,7 @@ impl Session {
         if let Some((bound, _)) = adapters.list().first()
             && bound.base_fingerprint() != self.model.gguf().fingerprint()
         {
-            let adapter = bound.adapter().name().to_owned();
+            let adapter = bound.name().to_owned();
             return Err(ModelError::ForeignAdapter { adapter }.into());
         }
         if !self.adapters.same(&adapters) {

@@ -47,20 +47,27 @@ pub struct Attention {
     pub q_norm: Option<RmsNorm>,
     /// Norm over each head of k, before the rotation.
     pub k_norm: Option<RmsNorm>,
+    /// How the heads see the cache.
+    pub heads: Heads,
+    /// Which of the decoder's rotary embeddings turns q and k.
+    pub rope: usize,
+}
+
+/// How many heads there are and how they see the cache.
+#[derive(Debug, Clone, Copy)]
+pub struct Heads {
     /// Query heads.
-    pub heads: usize,
-    /// Key and value heads; each serves `heads / kv_heads` query heads.
-    pub kv_heads: usize,
+    pub count: usize,
+    /// Key and value heads; each serves `count / kv` query heads.
+    pub kv: usize,
     /// Elements of a head.
-    pub head_dim: usize,
+    pub dim: usize,
     /// Factor on q·k.
     pub scale: f32,
     /// cap · tanh(score / cap), where the file asks for it.
     pub soft_cap: Option<f32>,
     /// How far back the layer sees.
     pub window: Window,
-    /// Which of the decoder's rotary embeddings turns q and k.
-    pub rope: usize,
 }
 
 /// One worker's buffers.
@@ -97,14 +104,24 @@ impl AttentionScratch {
     }
 }
 
-impl Attention {
+impl Heads {
+    /// Elements of a row of q.
+    pub fn q_len(&self) -> usize {
+        self.count * self.dim
+    }
+
+    /// Elements of a row of k or v.
+    pub fn kv_len(&self) -> usize {
+        self.kv * self.dim
+    }
+
     /// Query heads served by one KV head.
     pub fn group(&self) -> usize {
-        self.heads / self.kv_heads
+        self.count / self.kv
     }
 
     /// out\[r\] = softmax(scale · q\[r\]·K) V for rows at positions `start..`, whose keys and values are in `kv` already.
-    /// `q` and `out` are rows × (heads · head_dim).
+    /// `q` and `out` are rows × (count · dim).
     pub(in super::super) fn attend(
         &self,
         pool: &Pool,
@@ -114,18 +131,18 @@ impl Attention {
         out: &mut [f32],
         scratch: &[Mutex<AttentionScratch>],
     ) {
-        let width = self.heads * self.head_dim;
+        let width = self.q_len();
         let rows = q.len() / width;
         // One row: the KV heads are spread over the pool. Several: the rows are.
         let (chunk, row_heads) = if rows == 1 {
-            (self.group() * self.head_dim, 1)
+            (self.group() * self.dim, 1)
         } else {
-            (ROWS * width, self.kv_heads)
+            (ROWS * width, self.kv)
         };
         for_each_chunk(pool, [(out, chunk)], |worker, index, [out]| {
             let mut scratch = scratch[worker].lock().unwrap_or_else(PoisonError::into_inner);
             let offset = index * chunk;
-            let (first_row, first_head) = (offset / width, offset % width / (self.group() * self.head_dim));
+            let (first_row, first_head) = (offset / width, offset % width / (self.group() * self.dim));
             let out_width = if rows == 1 { chunk } else { width };
             let rows_here = out.len() / out_width;
             for h in 0..row_heads {
@@ -151,9 +168,9 @@ impl Attention {
         out: &mut [f32],
         scratch: &mut AttentionScratch,
     ) {
-        let (dim, group) = (self.head_dim, self.group());
+        let (dim, group) = (self.dim, self.group());
         let block = group * dim;
-        let width = self.heads * dim;
+        let width = self.q_len();
         let queries = work.rows * group;
         for r in 0..work.rows {
             let from = (work.first_row + r) * width + work.head * block;
@@ -231,4 +248,77 @@ fn softmax_step(
         vector::scale(shrink, mixed);
     }
     *running = (new_max, old_sum * shrink + sum);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::KvType;
+    use crate::model::kv::KvCache;
+
+    /// Deterministic values in −1..1.
+    fn value(i: usize) -> f32 {
+        ((i as u32).wrapping_mul(2_654_435_761) >> 8) as f32 / 8_388_608.0 - 1.0
+    }
+
+    /// The definition, in f64: every query over every position it sees.
+    fn naive(heads: &Heads, start: usize, q: &[f32], k: &[f32], v: &[f32]) -> Vec<f64> {
+        let (dim, kv_len) = (heads.dim, heads.kv_len());
+        let mut out = Vec::new();
+        for (row, q) in q.chunks_exact(heads.q_len()).enumerate() {
+            let position = start + row;
+            let first = match heads.window {
+                Window::Full => 0,
+                Window::Last(n) => (position + 1).saturating_sub(n),
+            };
+            for (h, q) in q.chunks_exact(dim).enumerate() {
+                let at = |x: &[f32], p: usize, d: usize| f64::from(x[p * kv_len + h / heads.group() * dim + d]);
+                let score = |p| {
+                    let dot: f64 = (0..dim).map(|d| f64::from(q[d]) * at(k, p, d)).sum();
+                    let score = dot * f64::from(heads.scale);
+                    heads.soft_cap.map_or(score, |c| f64::from(c) * (score / f64::from(c)).tanh()).exp()
+                };
+                let weights: Vec<f64> = (first..=position).map(score).collect();
+                let sum: f64 = weights.iter().sum();
+                for d in 0..dim {
+                    let mixed: f64 = weights.iter().zip(first..).map(|(w, p)| w * at(v, p, d)).sum();
+                    out.push(mixed / sum);
+                }
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn tiles_windows_and_groups_match_the_definition() {
+        let pool = Pool::new(2).unwrap();
+        for (count, kv, dim) in [(3, 3, 4), (6, 2, 8), (4, 1, 6)] {
+            for window in [Window::Full, Window::Last(1), Window::Last(7), Window::Last(33)] {
+                for soft_cap in [None, Some(1.5)] {
+                    for (start, rows) in [(0, 1), (0, 40), (5, 1), (70, 1), (63, 9), (31, 20)] {
+                        let heads = Heads { count, kv, dim, scale: 0.7, soft_cap, window };
+                        let positions = start + rows;
+                        let k: Vec<f32> = (0..positions * heads.kv_len()).map(value).collect();
+                        let v: Vec<f32> = (0..positions * heads.kv_len()).map(|i| value(i + 99_991)).collect();
+                        let q: Vec<f32> = (0..rows * heads.q_len()).map(|i| value(i + 7_777)).collect();
+                        let mut cache = KvCache::new(KvType::F32, 128, [(kv, dim)].into_iter()).unwrap();
+                        for p in 0..positions {
+                            for h in 0..kv {
+                                let at = p * heads.kv_len() + h * dim;
+                                cache.layers[0].k.store(h, p, &k[at..][..dim]);
+                                cache.layers[0].v.store(h, p, &v[at..][..dim]);
+                            }
+                        }
+                        let scratch: Vec<_> =
+                            (0..2).map(|_| Mutex::new(AttentionScratch::new(dim, heads.group()))).collect();
+                        let mut out = vec![f32::NAN; q.len()];
+                        heads.attend(&pool, &cache.layers[0], start, &q, &mut out, &scratch);
+                        for (got, want) in out.iter().zip(naive(&heads, start, &q, &k, &v)) {
+                            assert!((f64::from(*got) - want).abs() < 2e-6, "{heads:?} {start} {rows}: {got} {want}");
+                        }
+                    }
+                }
+            }
+        }
+    }
 }

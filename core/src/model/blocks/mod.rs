@@ -6,7 +6,7 @@ mod norm;
 mod rope;
 
 pub(super) use attention::AttentionScratch;
-pub use attention::{Attention, Window};
+pub use attention::{Attention, Heads, Window};
 pub use mlp::{Activation, Mlp};
 pub use norm::RmsNorm;
 pub use rope::{Rope, RopeStyle};

@@ -1,0 +1,173 @@
+//! The adapter itself: an immutable value.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::{AdapterError, AdapterSummary, Delta, PeftConfig, peft, single};
+
+/// A set of changes to a model's modules. Immutable and cheap to share: hold it in an `Arc`.
+#[derive(Debug, Clone)]
+pub struct Adapter {
+    /// Sorted by name, distinct, at least one.
+    modules: Vec<Module>,
+    base: Option<String>,
+    origin: Origin,
+    config: Option<Arc<PeftConfig>>,
+}
+
+/// One module's change.
+#[derive(Debug, Clone)]
+pub struct Module {
+    /// The module's path in the Hugging Face model, `model.layers.3.self_attn.q_proj`.
+    pub name: Box<str>,
+    /// The change.
+    pub delta: Arc<dyn Delta>,
+}
+
+/// What a PEFT configuration tells of where an adapter comes from. None of it changes the numbers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// `base_model_name_or_path`.
+    pub base_model: Option<String>,
+    /// `task_type`.
+    pub task_type: Option<String>,
+}
+
+impl Adapter {
+    /// An adapter of `modules`, in any order.
+    ///
+    /// # Errors
+    /// [`AdapterError::NoModules`], [`AdapterError::ModuleName`] or [`AdapterError::Duplicate`].
+    pub fn new(mut modules: Vec<Module>) -> Result<Self, AdapterError> {
+        if modules.is_empty() {
+            return Err(AdapterError::NoModules);
+        }
+        for module in &modules {
+            check_name(&module.name)?;
+        }
+        modules.sort_by(|a, b| a.name.cmp(&b.name));
+        if let Some(pair) = modules.windows(2).find(|pair| pair[0].name == pair[1].name) {
+            return Err(AdapterError::Duplicate { module: pair[0].name.to_string() });
+        }
+        modules.shrink_to_fit();
+        Ok(Self { modules, base: None, origin: Origin::default(), config: None })
+    }
+
+    /// The same adapter, made for the base model with this fingerprint.
+    pub fn with_base(mut self, fingerprint: impl Into<String>) -> Self {
+        self.base = Some(fingerprint.into());
+        self
+    }
+
+    /// The same adapter with this origin.
+    pub fn with_origin(mut self, origin: Origin) -> Self {
+        self.origin = origin;
+        self
+    }
+
+    /// Remembers the configuration the modules came with, so that saving writes the same selection.
+    pub(super) fn with_config(mut self, config: Option<Arc<PeftConfig>>) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// The modules, by name.
+    pub fn modules(&self) -> impl ExactSizeIterator<Item = (&str, &Arc<dyn Delta>)> {
+        self.modules.iter().map(|module| (&*module.name, &module.delta))
+    }
+
+    /// The change to one module.
+    pub fn get(&self, module: &str) -> Option<&Arc<dyn Delta>> {
+        let at = self.modules.binary_search_by(|known| (*known.name).cmp(module)).ok()?;
+        Some(&self.modules[at].delta)
+    }
+
+    /// The number of modules, at least one.
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> usize {
+        self.modules.len()
+    }
+
+    /// α, where all modules have the same.
+    pub fn alpha(&self) -> Option<f64> {
+        let mut alphas = self.modules.iter().map(|m| m.delta.as_fourier().map(|f| f.alpha()));
+        let first = alphas.next()??;
+        alphas.all(|alpha| alpha == Some(first)).then_some(first)
+    }
+
+    /// Trainable numbers in all modules.
+    pub fn parameters(&self) -> usize {
+        self.modules.iter().map(|m| m.delta.parameters()).sum()
+    }
+
+    /// Bytes of memory the adapter costs by itself. Plans, which adapters with the same entries share, are
+    /// counted by [`PlanCache::bytes`](crate::spectral::PlanCache::bytes).
+    pub fn bytes(&self) -> usize {
+        let modules = self.modules.iter().map(|m| size_of::<Module>() + m.name.len() + m.delta.bytes());
+        size_of::<Self>() + modules.sum::<usize>()
+    }
+
+    /// The fingerprint of the base model it was made for, where the file says.
+    pub fn base(&self) -> Option<&str> {
+        self.base.as_deref()
+    }
+
+    /// Where it comes from.
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    pub(super) fn config(&self) -> Option<&Arc<PeftConfig>> {
+        self.config.as_ref()
+    }
+
+    /// Refuses a base model other than the one it was made for. One that names no base goes with any.
+    ///
+    /// # Errors
+    /// [`AdapterError::BaseMismatch`].
+    pub fn check_base(&self, fingerprint: &str) -> Result<(), AdapterError> {
+        match &self.base {
+            Some(base) if base != fingerprint => {
+                Err(AdapterError::BaseMismatch { found: base.clone(), expected: fingerprint.to_owned() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What there is to tell about it.
+    pub fn summary(&self) -> AdapterSummary {
+        AdapterSummary::of(self)
+    }
+
+    /// Writes a directory that PEFT loads: `adapter_config.json` with every field of `FourierFTConfig`, and
+    /// `adapter_model.safetensors` with the coefficients in f32, bit for bit.
+    ///
+    /// A new directory appears whole or not at all; in an existing one each file is replaced whole, weights first.
+    ///
+    /// # Errors
+    /// [`AdapterError::NotPeft`] where PEFT has no way to say it: entries that are not drawn from one seed, or more
+    /// than one α; [`AdapterError::Io`].
+    pub fn save_peft(&self, dir: &Path) -> Result<(), AdapterError> {
+        peft::save(self, dir)
+    }
+
+    /// Writes a single `.safetensors` file with the coefficients in f32, bit for bit, or in `f16`.
+    ///
+    /// # Errors
+    /// [`AdapterError::F16Range`]; [`AdapterError::Io`].
+    pub fn save_single(&self, path: &Path, f16: bool) -> Result<(), AdapterError> {
+        single::save(self, path, f16)
+    }
+}
+
+/// Longest module name, in bytes.
+const MAX_NAME: usize = 512;
+
+/// Refuses names that no module has and that would not print.
+pub(super) fn check_name(name: &str) -> Result<(), AdapterError> {
+    if name.is_empty() || name.len() > MAX_NAME || name.chars().any(char::is_control) {
+        let name = name.chars().take(MAX_NAME).collect();
+        return Err(AdapterError::ModuleName { name });
+    }
+    Ok(())
+}

@@ -1,0 +1,59 @@
+//! The one trait of an adapter's kinds.
+
+use std::fmt;
+
+use crate::spectral::{Shape, Transforms};
+
+use super::{DeltaScratch, FourierDelta};
+
+/// One module's change `ΔW` (d1 outputs × d2 inputs), whatever it is made of.
+///
+/// For a linear layer `h = W₀x + Σ weight·ΔWx`, once per row of activations and thread:
+///
+/// ```text
+/// scratch.begin_input();                       // a new x
+/// for linear in those_that_read_x {            // q, k, v; gate, up
+///     scratch.begin_output();
+///     for (delta, weight) in active { delta.apply(weight, x, &mut scratch); }
+///     scratch.finish(h, row_order);            // h += the sum
+/// }
+/// ```
+///
+/// and backward, with `begin_upstream` for a new `g = ∂L/∂h`, [`gradient`](Delta::gradient) for the parameters and
+/// [`adjoint`](Delta::adjoint) for `∂L/∂x`. Nothing is allocated once the scratch knows the lengths.
+pub trait Delta: Send + Sync + fmt::Debug {
+    /// The shape of the weight it changes.
+    fn shape(&self) -> Shape;
+
+    /// Trainable numbers.
+    fn parameters(&self) -> usize;
+
+    /// Bytes of memory this module costs by itself; what is shared with others is not counted.
+    fn bytes(&self) -> usize;
+
+    /// Adds `weight · ΔWx` to the scratch's output.
+    ///
+    /// # Panics
+    /// If `x` does not have d2 elements, or another change with another number of outputs was added before.
+    fn apply(&self, weight: f32, x: &[f32], scratch: &mut DeltaScratch);
+
+    /// Adds `weight · ΔWᵀg` to the scratch's output.
+    ///
+    /// # Panics
+    /// If `g` does not have d1 elements, or another change with another number of inputs was added before.
+    fn adjoint(&self, weight: f32, g: &[f32], scratch: &mut DeltaScratch);
+
+    /// Adds one row's `∂L/∂parameters` to `gradient`, in the kind's own order of parameters.
+    ///
+    /// # Panics
+    /// If `x` does not have d2 elements, `g` d1 or `gradient` [`parameters`](Delta::parameters).
+    fn gradient(&self, weight: f32, x: &[f32], g: &[f32], gradient: &mut [f32], scratch: &mut DeltaScratch);
+
+    /// `ΔW` as a dense matrix, row-major `[d1, d2]`, in the layout of the module's own weight (no row order applied).
+    fn dense(&self, transforms: &Transforms, threads: usize) -> Vec<f32>;
+
+    /// The change as FourierFT, where that is its kind.
+    fn as_fourier(&self) -> Option<&FourierDelta> {
+        None
+    }
+}

@@ -1,0 +1,119 @@
+//! FourierFT: a change made of a sparse spectrum.
+
+use std::sync::Arc;
+
+use crate::spectral::{Entries, Plan, Shape, SpectralError, Transforms, reconstruct, transform};
+
+use super::{Delta, DeltaScratch, Side};
+
+/// `ΔW = α · Re(IDFT2(F))` with `n` coefficients at the positions of a shared [`Plan`]. Immutable.
+///
+/// Costs its coefficients; the plan is shared by every module with the same entries.
+#[derive(Debug, Clone)]
+pub struct FourierDelta {
+    plan: Arc<Plan>,
+    /// In the plan's stored order.
+    stored: Box<[f32]>,
+    alpha: f64,
+}
+
+impl FourierDelta {
+    /// A change from `coefficients` in entry order and PEFT's `scaling`, α.
+    ///
+    /// # Errors
+    /// [`SpectralError::Length`] unless there is one coefficient per entry.
+    pub fn new(plan: Arc<Plan>, coefficients: &[f32], alpha: f64) -> Result<Self, SpectralError> {
+        let stored = plan.to_stored(coefficients)?;
+        Ok(Self { plan, stored, alpha })
+    }
+
+    /// The same change with other parameters, in stored order, as [`Delta::gradient`] orders them.
+    ///
+    /// # Errors
+    /// [`SpectralError::Length`] unless there is one per entry.
+    pub fn with_stored(&self, stored: Box<[f32]>) -> Result<Self, SpectralError> {
+        if stored.len() != self.plan.len() {
+            let (expected, found) = (self.plan.len(), stored.len());
+            return Err(SpectralError::Length { what: "coefficients", expected, found });
+        }
+        Ok(Self { plan: Arc::clone(&self.plan), stored, alpha: self.alpha })
+    }
+
+    /// The parameters in stored order.
+    pub fn stored(&self) -> &[f32] {
+        &self.stored
+    }
+
+    /// The coefficients in entry order, as files hold them.
+    pub fn coefficients(&self) -> Vec<f32> {
+        let mut out = vec![0.0; self.stored.len()];
+        for (&entry, &value) in self.plan.order().iter().zip(&self.stored) {
+            // The order is a permutation of the entries.
+            out[entry as usize] = value;
+        }
+        out
+    }
+
+    /// α, PEFT's `scaling`.
+    pub fn alpha(&self) -> f64 {
+        self.alpha
+    }
+
+    /// The shared plan.
+    pub fn plan(&self) -> &Arc<Plan> {
+        &self.plan
+    }
+
+    /// The positions.
+    pub fn entries(&self) -> &Entries {
+        self.plan.entries()
+    }
+
+    fn scaled(&self, weight: f32) -> f64 {
+        self.alpha * f64::from(weight)
+    }
+}
+
+impl Delta for FourierDelta {
+    fn shape(&self) -> Shape {
+        self.plan.shape()
+    }
+
+    fn parameters(&self) -> usize {
+        self.stored.len()
+    }
+
+    fn bytes(&self) -> usize {
+        size_of::<Self>() + size_of_val(&*self.stored)
+    }
+
+    fn apply(&self, weight: f32, x: &[f32], scratch: &mut DeltaScratch) {
+        assert_eq!(x.len(), self.shape().cols(), "inputs of a {} module", self.shape());
+        let (input, output) = scratch.spectra(Side::Input, x, self.shape().rows());
+        transform::apply(&self.plan, &self.stored, self.scaled(weight), input, output);
+    }
+
+    fn adjoint(&self, weight: f32, g: &[f32], scratch: &mut DeltaScratch) {
+        assert_eq!(g.len(), self.shape().rows(), "outputs of a {} module", self.shape());
+        let (upstream, output) = scratch.spectra(Side::Upstream, g, self.shape().cols());
+        transform::adjoint(&self.plan, &self.stored, self.scaled(weight), upstream, output);
+    }
+
+    fn gradient(&self, weight: f32, x: &[f32], g: &[f32], gradient: &mut [f32], scratch: &mut DeltaScratch) {
+        assert_eq!(x.len(), self.shape().cols(), "inputs of a {} module", self.shape());
+        assert_eq!(g.len(), self.shape().rows(), "outputs of a {} module", self.shape());
+        assert_eq!(gradient.len(), self.stored.len(), "parameters of a module");
+        let (input, upstream) = scratch.input_and_upstream(x, g);
+        transform::gradient(&self.plan, self.scaled(weight), input, upstream, gradient);
+    }
+
+    fn dense(&self, transforms: &Transforms, threads: usize) -> Vec<f32> {
+        // One coefficient per entry is what `new` and `with_stored` check.
+        reconstruct(self.entries(), &self.coefficients(), self.alpha, transforms, threads)
+            .expect("one coefficient per entry")
+    }
+
+    fn as_fourier(&self) -> Option<&FourierDelta> {
+        Some(self)
+    }
+}

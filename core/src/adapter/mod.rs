@@ -1,0 +1,38 @@
+//! Adapters: what a file holds, as an immutable value a model can be run with.
+//!
+//! [`AdapterFile`] reads a PEFT directory or a single `.safetensors` file and checks everything that can be
+//! checked without a model; [`AdapterFile::resolve`] brings in the shapes of the modules and yields an [`Adapter`], whole
+//! or not at all. [`Delta`] is what a module's change can do, whatever its kind, and [`DeltaScratch`] what that
+//! takes per thread. [`mix`](mix()) adds adapters up, [`Registry`] holds loaded ones by alias.
+//!
+//! This room imports from [`spectral`](crate::spectral) only.
+
+mod adapter;
+mod config;
+mod delta;
+mod disk;
+mod error;
+mod file;
+mod fourier;
+mod mix;
+mod peft;
+mod registry;
+mod rows;
+mod scratch;
+mod select;
+mod single;
+mod summary;
+mod tensors;
+
+pub use adapter::{Adapter, Module, Origin};
+pub use config::{Names, PeftConfig};
+pub use delta::Delta;
+pub use error::AdapterError;
+pub use file::AdapterFile;
+pub use fourier::FourierDelta;
+pub use mix::mix;
+pub use registry::{Inserted, Loaded, Registry, RegistryEntry};
+pub use rows::RowOrder;
+pub use scratch::{DeltaScratch, Side};
+pub use select::Selection;
+pub use summary::{AdapterSummary, ModuleSummary};

@@ -1,0 +1,245 @@
+//! An adapter in one `.safetensors` file.
+//!
+//! The container's `__metadata__` has one key, `timbre`, whose value is a JSON object: `version` (1), `kind`
+//! (`"fourier"`), `base` (the base model's fingerprint or null), `base_model` and `task_type` (names or null), `entries`
+//! and `modules`. `entries` is a list of position sets, each with `out`, `in`, `n` and one of
+//! `{"source":"seeded","seed"}` (PEFT's rule), `{"source":"biased","seed","center","bandwidth"}` (the paper's Eq. 5) or
+//! `{"source":"explicit"}`, whose positions are the tensor `entries.<index>`, `[2, n]` of U32 or I32, rows then columns.
+//! `modules` is a list of `{"name","entries","alpha"}` where `entries` is an index into that list, and each module's
+//! coefficients are the tensor `<name>.spectrum`, `[n]` of F32, F16 or BF16, in the order of the positions. So the file
+//! needs neither a model nor a PEFT configuration. Everything must be used, nothing may be missing, no
+//! field may be unknown: a file that says less or more than this is refused whole.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use safetensors::SafeTensors;
+use serde::{Deserialize, Serialize};
+
+use super::file::{FileEntries, FileModule};
+use super::peft::MAX_WEIGHTS;
+use super::tensors::{self, Tensor};
+use super::{Adapter, AdapterError, AdapterFile, Origin, disk};
+use crate::spectral::{Entries, EntrySource, Plan, Shape};
+
+const KEY: &str = "timbre";
+const VERSION: u64 = 1;
+const KIND: &str = "fourier";
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Header {
+    version: u64,
+    kind: String,
+    base: Option<String>,
+    base_model: Option<String>,
+    task_type: Option<String>,
+    entries: Vec<EntrySet>,
+    modules: Vec<ModuleRecord>,
+}
+
+/// Read first, so that a newer file is refused for its version and not for a field.
+#[derive(Deserialize)]
+struct Preamble {
+    version: u64,
+    kind: String,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EntrySet {
+    out: usize,
+    r#in: usize,
+    n: usize,
+    source: SourceName,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    seed: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    center: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    bandwidth: Option<f64>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum SourceName {
+    Seeded,
+    Biased,
+    Explicit,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ModuleRecord {
+    name: String,
+    entries: usize,
+    alpha: f64,
+}
+
+/// Reads a file.
+pub(super) fn load(path: &Path) -> Result<AdapterFile, AdapterError> {
+    parse(&disk::read(path, MAX_WEIGHTS)?).map_err(|e| e.in_file(path))
+}
+
+/// Reads a file's bytes.
+pub(super) fn parse(bytes: &[u8]) -> Result<AdapterFile, AdapterError> {
+    tensors::check_header(bytes)?;
+    let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(AdapterError::Safetensors)?;
+    let described = metadata.metadata().as_ref().and_then(|m| m.get(KEY)).ok_or(AdapterError::NotAnAdapter)?;
+    let header = read_header(described)?;
+    let tensors = tensors::parse(bytes)?;
+
+    // What the description accounts for; the rest does not belong here.
+    let mut used = HashSet::new();
+    let mut sets = Vec::with_capacity(header.entries.len());
+    for (index, set) in header.entries.iter().enumerate() {
+        let name = entries_tensor(index);
+        sets.push(read_entries(set, &name, &tensors)?);
+        if matches!(set.source, SourceName::Explicit) {
+            used.insert(name);
+        }
+    }
+    let mut referenced = vec![false; sets.len()];
+    let mut modules = Vec::with_capacity(header.modules.len());
+    for record in &header.modules {
+        super::adapter::check_name(&record.name)?;
+        let unknown = || inconsistent(format!("{} has entries {}, of {}", record.name, record.entries, sets.len()));
+        let (shape, n, entries) = sets.get(record.entries).ok_or_else(unknown)?;
+        referenced[record.entries] = true;
+        if !record.alpha.is_finite() {
+            return Err(inconsistent(format!("{} has alpha {}", record.name, record.alpha)));
+        }
+        let name = spectrum_tensor(&record.name);
+        let view = tensors.tensor(&name).map_err(|_| AdapterError::MissingTensor { name: name.clone() })?;
+        let coefficients = tensors::coefficients(&record.name, &view)?;
+        if coefficients.len() != *n {
+            let (module, found) = (record.name.clone(), coefficients.len());
+            return Err(AdapterError::Count { module, expected: *n, found });
+        }
+        used.insert(name);
+        modules.push(FileModule {
+            name: record.name.clone(),
+            shape: Some(*shape),
+            alpha: record.alpha,
+            coefficients,
+            entries: entries.clone(),
+        });
+    }
+    if let Some(index) = referenced.iter().position(|referenced| !referenced) {
+        return Err(inconsistent(format!("no module has entries {index}")));
+    }
+    if let Some(name) = tensors.names().into_iter().find(|name| !used.contains(*name)) {
+        return Err(AdapterError::UnknownTensor { name: name.to_owned() });
+    }
+    let mut file = AdapterFile::new(modules)?;
+    file.base = header.base;
+    file.origin = Origin { base_model: header.base_model, task_type: header.task_type };
+    Ok(file)
+}
+
+fn read_header(text: &str) -> Result<Header, AdapterError> {
+    let preamble: Preamble = serde_json::from_str(text).map_err(AdapterError::Json)?;
+    if preamble.version != VERSION {
+        return Err(AdapterError::Version { found: preamble.version, expected: VERSION });
+    }
+    if preamble.kind != KIND {
+        return Err(AdapterError::Unsupported { field: "kind".to_owned(), found: preamble.kind });
+    }
+    serde_json::from_str(text).map_err(AdapterError::Json)
+}
+
+/// A position set's shape, size and entries. Drawn ones are not drawn yet: a file's shape is not yet a model's.
+fn read_entries(
+    set: &EntrySet,
+    name: &str,
+    tensors: &SafeTensors<'_>,
+) -> Result<(Shape, usize, FileEntries), AdapterError> {
+    let refused = |source| AdapterError::Entries { module: name.to_owned(), source };
+    let shape = Shape::new(set.out, set.r#in).map_err(refused)?;
+    let entries = match (&set.source, set.seed, set.center, set.bandwidth) {
+        (SourceName::Seeded, Some(seed), None, None) => FileEntries::Seeded { seed },
+        (SourceName::Biased, Some(seed), Some(center), Some(bandwidth)) => {
+            FileEntries::Biased { seed, center, bandwidth }
+        }
+        (SourceName::Explicit, None, None, None) => {
+            let view = tensors.tensor(name).map_err(|_| AdapterError::MissingTensor { name: name.to_owned() })?;
+            let (rows, cols) = tensors::positions(name, &view)?;
+            let entries = Entries::explicit(shape, rows, cols).map_err(refused)?;
+            if entries.len() != set.n {
+                return Err(inconsistent(format!("{name} lists {} positions, n is {}", entries.len(), set.n)));
+            }
+            FileEntries::Listed(Arc::new(entries))
+        }
+        _ => return Err(inconsistent(format!("{name}: seed, center and bandwidth do not go with its source"))),
+    };
+    Ok((shape, set.n, entries))
+}
+
+/// Writes a file.
+pub(super) fn save(adapter: &Adapter, path: &Path, f16: bool) -> Result<(), AdapterError> {
+    let mut plans: Vec<&Arc<Plan>> = Vec::new();
+    let mut modules = Vec::with_capacity(adapter.len());
+    let mut tensors = Vec::with_capacity(adapter.len());
+    for (name, delta) in adapter.modules() {
+        let Some(fourier) = delta.as_fourier() else {
+            return Err(AdapterError::Unsupported { field: "kind".to_owned(), found: name.to_owned() });
+        };
+        let same = |plan: &&Arc<Plan>| {
+            Arc::ptr_eq(plan, fourier.plan())
+                || (plan.entries().source() == fourier.entries().source()
+                    && plan.entries().same_positions(fourier.entries()))
+        };
+        let entries = plans.iter().position(same).unwrap_or(plans.len());
+        if entries == plans.len() {
+            plans.push(fourier.plan());
+        }
+        let coefficients = fourier.coefficients();
+        let tensor = if f16 { Tensor::f16(name, &coefficients)? } else { Tensor::f32(&coefficients) };
+        tensors.push((spectrum_tensor(name), tensor));
+        modules.push(ModuleRecord { name: name.to_owned(), entries, alpha: fourier.alpha() });
+    }
+    for (index, plan) in plans.iter().enumerate() {
+        let entries = plan.entries();
+        if entries.source() == EntrySource::Explicit {
+            tensors.push((entries_tensor(index), Tensor::positions(entries.rows(), entries.cols())));
+        }
+    }
+    let header = Header {
+        version: VERSION,
+        kind: KIND.to_owned(),
+        base: adapter.base().map(str::to_owned),
+        base_model: adapter.origin().base_model.clone(),
+        task_type: adapter.origin().task_type.clone(),
+        entries: plans.iter().map(|plan| describe(plan.entries())).collect(),
+        modules,
+    };
+    let header = serde_json::to_string(&header).map_err(AdapterError::Json)?;
+    let bytes =
+        safetensors::serialize(tensors, Some([(KEY.to_owned(), header)].into())).map_err(AdapterError::Safetensors)?;
+    disk::replace(path, &bytes)
+}
+
+fn describe(entries: &Entries) -> EntrySet {
+    let (out, r#in, n) = (entries.shape().rows(), entries.shape().cols(), entries.len());
+    let set = |source, seed, center, bandwidth| EntrySet { out, r#in, n, source, seed, center, bandwidth };
+    match entries.source() {
+        EntrySource::Seeded { seed } => set(SourceName::Seeded, Some(seed), None, None),
+        EntrySource::Biased { seed, center, bandwidth } => {
+            set(SourceName::Biased, Some(seed), Some(center), Some(bandwidth))
+        }
+        EntrySource::Explicit => set(SourceName::Explicit, None, None, None),
+    }
+}
+
+fn spectrum_tensor(module: &str) -> String {
+    format!("{module}.spectrum")
+}
+
+fn entries_tensor(index: usize) -> String {
+    format!("entries.{index}")
+}
+
+fn inconsistent(what: String) -> AdapterError {
+    AdapterError::Inconsistent(what)
+}

@@ -1,0 +1,255 @@
+//! The right-hand side of the products: activation rows, as f32 and quantised to int8.
+
+use super::formats::{GROUP, MAX_BLOCK};
+use super::isa::Form;
+use super::{Compute, Tier};
+use crate::gguf::GgmlType;
+
+/// Elements that share an activation scale.
+pub(super) const BLOCK: usize = 32;
+/// The largest quantised magnitude: ±127, so that a product with any 8-bit weight fits the int8 instructions.
+pub(super) const Q_MAX: f32 = 127.0;
+/// Elements below which loading is not worth a trip to the pool.
+const PARALLEL_ELEMENTS: usize = 1 << 14;
+
+/// Activation rows in the forms the kernels read: reusable scratch that a caller allocates once.
+///
+/// The int8 form cuts a row into blocks of 32 with a scale `amax / 127` each. Beside the lanes it keeps, per group of 16
+/// elements, that scale and the scaled sum of the lanes, which is what a weight format's offset multiplies. Rows are padded
+/// with zeros to whole weight blocks of 256.
+#[derive(Debug)]
+pub struct Activations {
+    rows: usize,
+    cols: usize,
+    stride: usize,
+    has_f32: bool,
+    has_int8: bool,
+    values: Vec<f32>,
+    lanes: Vec<i8>,
+    scales: Vec<f32>,
+    sums: Vec<f32>,
+}
+
+/// One activation row; the f32 form is empty or `cols` long, the int8 form empty or padded to whole blocks of 256.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Row<'a> {
+    /// The row in f32.
+    pub values: &'a [f32],
+    /// The row in int8.
+    pub lanes: &'a [i8],
+    /// Scale of each group of 16 lanes.
+    pub scales: &'a [f32],
+    /// Scale times sum of the lanes, for each group of 16 lanes.
+    pub sums: &'a [f32],
+}
+
+impl Activations {
+    /// Scratch for up to `max_rows` rows of up to `max_cols` elements; [`load`](Self::load) grows it when given more.
+    pub fn with_capacity(max_rows: usize, max_cols: usize) -> Self {
+        let padded = max_rows.saturating_mul(padded(max_cols));
+        Self {
+            rows: 0,
+            cols: 0,
+            stride: 0,
+            has_f32: false,
+            has_int8: false,
+            values: vec![0.0; max_rows.saturating_mul(max_cols)],
+            lanes: vec![0; padded],
+            scales: vec![0.0; padded / GROUP],
+            sums: vec![0.0; padded / GROUP],
+        }
+    }
+
+    /// Rows loaded.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Elements of each row loaded.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Takes in `x`, `rows` × `cols` row-major, in every form that weights of any type need on `compute`'s tier.
+    /// NaN and infinities are carried through to the products they take part in.
+    ///
+    /// # Panics
+    /// If `x` is not `rows · cols` long.
+    pub fn load(&mut self, compute: &Compute, rows: usize, cols: usize, x: &[f32]) {
+        self.load_forms(compute, rows, cols, x, true, compute.tier() != Tier::Reference);
+    }
+
+    /// As [`load`](Self::load), in the forms that weights of the given `types` need only.
+    ///
+    /// # Panics
+    /// If `x` is not `rows · cols` long.
+    pub fn load_for(&mut self, compute: &Compute, types: &[GgmlType], rows: usize, cols: usize, x: &[f32]) {
+        let needs = |form| types.iter().any(|&ty| compute.form(ty) == form);
+        self.load_forms(compute, rows, cols, x, needs(Form::F32), needs(Form::Int8));
+    }
+
+    fn load_forms(&mut self, compute: &Compute, rows: usize, cols: usize, x: &[f32], f32_form: bool, int8_form: bool) {
+        assert_eq!(Some(x.len()), rows.checked_mul(cols), "activation size");
+        self.rows = rows;
+        self.cols = cols;
+        self.stride = padded(cols);
+        self.has_f32 = f32_form;
+        self.has_int8 = int8_form;
+        if x.is_empty() {
+            return;
+        }
+        let stride = self.stride;
+        if f32_form {
+            grow(&mut self.values, x.len());
+        }
+        if int8_form {
+            grow(&mut self.lanes, rows * stride);
+            grow(&mut self.scales, rows * stride / GROUP);
+            grow(&mut self.sums, rows * stride / GROUP);
+        }
+        let quantise = compute.kernels().quantise;
+        let values = Parts::new(&mut self.values);
+        let lanes = Parts::new(&mut self.lanes);
+        let scales = Parts::new(&mut self.scales);
+        let sums = Parts::new(&mut self.sums);
+        let load_row = |t: usize| {
+            let row = &x[t * cols..][..cols];
+            if f32_form {
+                // SAFETY: each row is loaded by one task, and rows do not overlap.
+                unsafe { values.part(t, cols) }.copy_from_slice(row);
+            }
+            if int8_form {
+                let groups = stride / GROUP;
+                // SAFETY: as above.
+                let (lanes, scales, sums) =
+                    unsafe { (lanes.part(t, stride), scales.part(t, groups), sums.part(t, groups)) };
+                // SAFETY: `compute` exists, so the CPU runs its tier.
+                unsafe { quantise(row, lanes, scales, sums) };
+            }
+        };
+        if rows > 1 && x.len() >= PARALLEL_ELEMENTS {
+            compute.pool().run(rows, &load_row);
+        } else {
+            (0..rows).for_each(load_row);
+        }
+    }
+
+    /// Row `t`, with both forms where they are loaded.
+    pub(super) fn row(&self, t: usize) -> Row<'_> {
+        // A form that is not loaded has rows of length 0.
+        let cols = if self.has_f32 { self.cols } else { 0 };
+        let stride = if self.has_int8 { self.stride } else { 0 };
+        let groups = stride / GROUP;
+        Row {
+            values: &self.values[t * cols..][..cols],
+            lanes: &self.lanes[t * stride..][..stride],
+            scales: &self.scales[t * groups..][..groups],
+            sums: &self.sums[t * groups..][..groups],
+        }
+    }
+
+    /// Whether the rows were loaded in `form`.
+    pub(super) fn has(&self, form: Form) -> bool {
+        match form {
+            Form::F32 => self.has_f32,
+            Form::Int8 => self.has_int8,
+        }
+    }
+}
+
+fn padded(cols: usize) -> usize {
+    cols.saturating_add(MAX_BLOCK - 1) / MAX_BLOCK * MAX_BLOCK
+}
+
+fn grow<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) {
+    if buffer.len() < len {
+        buffer.resize(len, T::default());
+    }
+}
+
+/// A buffer whose equal parts are written by different tasks.
+struct Parts<'a, T> {
+    start: *mut T,
+    len: usize,
+    buffer: std::marker::PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: it stands for an exclusive borrow of a buffer of plain numbers, and its only access states who may use it.
+unsafe impl<T: Send> Sync for Parts<'_, T> {}
+
+impl<'a, T> Parts<'a, T> {
+    fn new(buffer: &'a mut [T]) -> Self {
+        Self { start: buffer.as_mut_ptr(), len: buffer.len(), buffer: std::marker::PhantomData }
+    }
+
+    /// Part `i` of `len` elements.
+    ///
+    /// # Safety
+    /// No two parts handed out at the same time may overlap.
+    #[allow(clippy::mut_from_ref)]
+    unsafe fn part(&self, i: usize, len: usize) -> &mut [T] {
+        assert!((i + 1) * len <= self.len, "part outside its buffer");
+        // SAFETY: inside the borrowed buffer by the check above; exclusive by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(i * len), len) }
+    }
+}
+
+/// Quantises one row: lanes, and for each group of 16 the scale and the scaled sum of its lanes. What lies
+/// beyond the row is set to zero.
+///
+/// Generic code without intrinsics, inlined into one function per instruction set, so that every tier
+/// computes with the same lanes to the last bit.
+#[inline(always)]
+pub(super) fn quantise_row(x: &[f32], lanes: &mut [i8], scales: &mut [f32], sums: &mut [f32]) {
+    let whole = x.len() / BLOCK;
+    let blocks = lanes
+        .chunks_exact_mut(BLOCK)
+        .zip(scales.chunks_exact_mut(BLOCK / GROUP))
+        .zip(sums.chunks_exact_mut(BLOCK / GROUP));
+    for (b, ((lanes, scales), sums)) in blocks.enumerate() {
+        let mut block = [0.0; BLOCK];
+        if b < whole {
+            block.copy_from_slice(&x[b * BLOCK..][..BLOCK]);
+        } else if b * BLOCK < x.len() {
+            let rest = &x[b * BLOCK..];
+            block[..rest.len()].copy_from_slice(rest);
+        } else {
+            lanes.fill(0);
+            scales.fill(0.0);
+            sums.fill(0.0);
+            continue;
+        }
+        quantise_block(&block, lanes, scales, sums);
+    }
+}
+
+#[inline(always)]
+fn quantise_block(x: &[f32; BLOCK], lanes: &mut [i8], scales: &mut [f32], sums: &mut [f32]) {
+    /// Adding it to a small number leaves that number, rounded to nearest even, in the low bits of the sum.
+    const ROUNDER: f32 = 12_582_912.0;
+    /// Blocks no larger than this are zero: the reciprocal of their scale would overflow.
+    const TINY: f32 = 1e-36;
+
+    // Eight independent maxima and sums, so that the compiler can use vector registers without reordering anything.
+    let mut amax = [0.0f32; 8];
+    let mut poison = [0.0f32; 8];
+    for chunk in x.chunks_exact(8) {
+        for i in 0..8 {
+            amax[i] = if chunk[i].abs() > amax[i] { chunk[i].abs() } else { amax[i] };
+            // Zero for every finite number, NaN for the others.
+            poison[i] += chunk[i] * 0.0;
+        }
+    }
+    let amax = amax.into_iter().fold(0.0f32, f32::max);
+    let poison: f32 = poison.into_iter().sum();
+    let inverse = if amax > TINY { Q_MAX / amax } else { 0.0 };
+    let scale = if amax > TINY { amax / Q_MAX } else { 0.0 } + poison;
+    for (lane, &x) in lanes.iter_mut().zip(x) {
+        *lane = (x * inverse + ROUNDER).to_bits() as i8;
+    }
+    for ((lanes, group_scale), sum) in lanes.chunks_exact(GROUP).zip(scales).zip(sums) {
+        let total: i32 = lanes.iter().map(|&q| i32::from(q)).sum();
+        *group_scale = scale;
+        *sum = scale * total as f32;
+    }
+}

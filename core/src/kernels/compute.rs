@@ -1,0 +1,192 @@
+//! The matrix products: work split over the pool, kernels chosen by tier.
+
+use super::activations::Row;
+use super::isa::{Form, Kernel, Kernels, PanelFn, Tile};
+use super::{Activations, KernelChoice, KernelError, Matrix, Pool, Tier};
+use crate::gguf::GgmlType;
+
+/// Weight rows handed to a kernel at a time: with a tile of activation rows they stay in the first-level cache, so that
+/// a batch reads each of them from memory once.
+const PANEL_ROWS: usize = 16;
+/// Tasks per thread and job, so that a thread that was held up leaves its share to the others.
+const TASKS_PER_THREAD: usize = 4;
+/// Least work of a task in weight bytes times activation rows: about a microsecond.
+const TASK_BYTES: usize = 16 << 10;
+/// Jobs of a group dispatched together.
+const GROUP_JOBS: usize = 8;
+
+/// Everything the products need besides their operands: a thread pool and the kernels chosen for this CPU. Owned by whoever
+/// computes; nothing is global.
+pub struct Compute {
+    pool: Pool,
+    tier: Tier,
+    kernels: Kernels,
+}
+
+impl Compute {
+    /// Chooses kernels and starts `threads - 1` threads to work beside the caller's.
+    ///
+    /// # Errors
+    /// [`KernelError::TierUnavailable`] if this CPU cannot run the tier asked for, [`KernelError::Threads`] or
+    /// [`KernelError::Spawn`] if the threads cannot be had.
+    pub fn new(choice: KernelChoice, threads: usize) -> Result<Self, KernelError> {
+        let tier = choice.resolve()?;
+        Ok(Self { kernels: Kernels::of(tier)?, pool: Pool::new(threads)?, tier })
+    }
+
+    /// The tier in use.
+    pub fn tier(&self) -> Tier {
+        self.tier
+    }
+
+    /// Threads in use, the caller's included.
+    pub fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+
+    /// The thread pool, for work other than products.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// `out[t · w.rows() + r] = Σ_k w[r,k] · x[t,k]` for every activation row `t` and weight row `r`.
+    ///
+    /// The result for a row does not depend on the other rows of the batch nor on the number of threads. Nothing
+    /// is allocated.
+    ///
+    /// # Panics
+    /// If `x` has not `w.cols()` columns, `out` is not `x.rows() · w.rows()` long, or `x` was loaded without the form `w` needs.
+    pub fn matmul(&self, w: Matrix<'_>, x: &Activations, out: &mut [f32]) {
+        self.matmul_group(&mut [(w, out)], x);
+    }
+
+    /// Several products with the same activations, as one job of the pool: query, key and value projections, or gate and up.
+    /// Each is as [`matmul`](Self::matmul).
+    ///
+    /// # Panics
+    /// As [`matmul`](Self::matmul), for any of the products.
+    pub fn matmul_group(&self, jobs: &mut [(Matrix<'_>, &mut [f32])], x: &Activations) {
+        for jobs in jobs.chunks_mut(GROUP_JOBS) {
+            let mut group = [const { None }; GROUP_JOBS];
+            let mut tasks = 0;
+            for (slot, (w, out)) in group.iter_mut().zip(jobs) {
+                let job = Job::new(self, *w, x, out);
+                tasks += job.tasks();
+                *slot = Some(job);
+            }
+            self.pool.run(tasks, &|mut task| {
+                for job in group.iter().flatten() {
+                    if task < job.tasks() {
+                        return job.run(task, x);
+                    }
+                    task -= job.tasks();
+                }
+            });
+        }
+    }
+
+    /// The form of activations that weights of type `ty` are multiplied with.
+    pub(super) fn form(&self, ty: GgmlType) -> Form {
+        (self.kernels.kernel)(ty).form
+    }
+
+    pub(super) fn kernels(&self) -> &Kernels {
+        &self.kernels
+    }
+}
+
+impl std::fmt::Debug for Compute {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Compute").field("tier", &self.tier).field("threads", &self.threads()).finish_non_exhaustive()
+    }
+}
+
+/// One product, cut into tasks of a number of weight rows each.
+struct Job<'a> {
+    kernel: Kernel,
+    w: Matrix<'a>,
+    rows_per_task: usize,
+    out: *mut f32,
+    lifetime: std::marker::PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: `out` stands for an exclusive borrow of f32s; tasks write disjoint rows of it (see `Job::run`).
+unsafe impl Sync for Job<'_> {}
+
+impl<'a> Job<'a> {
+    /// Checks the operands and plans the tasks.
+    fn new(compute: &Compute, w: Matrix<'a>, x: &Activations, out: &'a mut [f32]) -> Self {
+        let kernel = (compute.kernels.kernel)(w.ty());
+        assert_eq!(w.cols(), x.cols(), "columns of weights and activations");
+        assert_eq!(Some(out.len()), x.rows().checked_mul(w.rows()), "size of the output");
+        assert!(x.has(kernel.form), "activations were not loaded for {} weights", w.ty());
+        if w.cols() == 0 {
+            out.fill(0.0);
+        }
+        let threads = compute.threads();
+        let share = if threads == 1 { w.rows() } else { w.rows().div_ceil(threads * TASKS_PER_THREAD) };
+        let row_work = w.row_bytes().saturating_mul(x.rows()).max(1);
+        Self {
+            kernel,
+            w,
+            // Whole panels, which also keeps two tasks off the same cache line of the output.
+            rows_per_task: share.max(TASK_BYTES.div_ceil(row_work)).next_multiple_of(PANEL_ROWS),
+            out: out.as_mut_ptr(),
+            lifetime: std::marker::PhantomData,
+        }
+    }
+
+    fn tasks(&self) -> usize {
+        if self.w.cols() == 0 {
+            return 0;
+        }
+        self.w.rows().div_ceil(self.rows_per_task)
+    }
+
+    /// Computes the outputs of one task's weight rows for all activation rows.
+    fn run(&self, task: usize, x: &Activations) {
+        let start = task * self.rows_per_task;
+        let end = self.w.rows().min(start + self.rows_per_task);
+        for first in (start..end).step_by(PANEL_ROWS) {
+            let panel = Panel { job: self, first, rows: PANEL_ROWS.min(end - first) };
+            let done = match self.kernel.tile {
+                Tile::Four(tile) => panel.tiles(tile, x, 0),
+                Tile::Eight(tile) => panel.tiles(tile, x, 0),
+                Tile::Sixteen(tile) => panel.tiles(tile, x, 0),
+            };
+            panel.tiles(self.kernel.one, x, done);
+        }
+    }
+}
+
+/// Up to [`PANEL_ROWS`] weight rows of a job.
+struct Panel<'a> {
+    job: &'a Job<'a>,
+    first: usize,
+    rows: usize,
+}
+
+impl Panel<'_> {
+    /// Multiplies with whole tiles of `T` activation rows from row `t` on; returns the first row not taken.
+    fn tiles<const T: usize>(&self, kernel: PanelFn<T>, x: &Activations, mut t: usize) -> usize {
+        let w = &self.job.w;
+        let data = w.row_range(self.first, self.first + self.rows);
+        while t + T <= x.rows() {
+            let tile: [Row<'_>; T] = std::array::from_fn(|k| x.row(t + k));
+            let mut sums = [[0.0; T]; PANEL_ROWS];
+            let sums = &mut sums[..self.rows];
+            // SAFETY: a `Compute` of this tier exists, so the CPU runs it; `data` is whole rows of the job's type, which chose
+            // the kernel; `Job::new` checked the activations' columns and form.
+            unsafe { kernel(data, w.row_bytes(), &tile, sums) };
+            for (r, sums) in sums.iter().enumerate() {
+                for (k, &sum) in sums.iter().enumerate() {
+                    // SAFETY: t + k < x.rows() and first + r < w.rows(), and `Job::new` checked that the output holds them all;
+                    // no other task has these weight rows.
+                    unsafe { *self.job.out.add((t + k) * w.rows() + self.first + r) = sum };
+                }
+            }
+            t += T;
+        }
+        t
+    }
+}

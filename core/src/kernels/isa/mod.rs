@@ -1,0 +1,96 @@
+//! One file per instruction set, each the same small table: for every storage format the products of a few weight rows
+//! with one activation row and with a tile of several, and the quantiser of activations.
+//!
+//! A new instruction set is one new file here, a [`Tier`](super::Tier) and a line in [`Kernels::of`].
+
+mod reference;
+mod scalar;
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+
+use super::activations::Row;
+use super::{KernelError, Tier};
+use crate::gguf::GgmlType;
+
+/// The form of the activations a kernel reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// As they came.
+    F32,
+    /// Quantised to int8.
+    Int8,
+}
+
+/// Products of the weight rows in the first argument, each as many bytes long as the second says, with `T` activation rows:
+/// `out[r][t] = Σ_k w[r,k] x[t,k]`. A row's result does not depend on the rows computed with it.
+///
+/// # Safety
+/// The CPU must run the kernel's tier. The bytes must be `out.len()` rows of the kernel's storage format, and every activation
+/// row must be loaded in the kernel's form with as many columns as a weight row.
+pub type PanelFn<const T: usize> = unsafe fn(&[u8], usize, &[Row<'_>; T], &mut [[f32; T]]);
+
+/// A kernel for several activation rows at once; how many suits its instruction set best.
+#[derive(Clone, Copy)]
+pub enum Tile {
+    /// Four rows.
+    Four(PanelFn<4>),
+    /// Eight rows.
+    Eight(PanelFn<8>),
+    /// Sixteen rows.
+    Sixteen(PanelFn<16>),
+}
+
+/// The products with one storage format.
+#[derive(Clone, Copy)]
+pub struct Kernel {
+    /// The form of activations both functions read.
+    pub form: Form,
+    /// One activation row.
+    pub one: PanelFn<1>,
+    /// Several activation rows; the same results, each weight unpacked once for all of them.
+    pub tile: Tile,
+}
+
+/// Quantises an activation row: the row, its lanes, group scales and group sums.
+///
+/// # Safety
+/// The CPU must run the tier the function belongs to.
+pub type QuantiseFn = unsafe fn(&[f32], &mut [i8], &mut [f32], &mut [f32]);
+
+/// What an instruction set supplies.
+#[derive(Clone, Copy)]
+pub struct Kernels {
+    /// The products with each storage format.
+    pub kernel: fn(GgmlType) -> Kernel,
+    /// The quantiser of activations.
+    pub quantise: QuantiseFn,
+}
+
+impl Kernels {
+    /// The kernels of `tier`.
+    ///
+    /// # Errors
+    /// [`KernelError::TierUnavailable`] if this CPU cannot run them.
+    pub fn of(tier: Tier) -> Result<Self, KernelError> {
+        if !tier.is_available() {
+            return Err(KernelError::TierUnavailable { tier });
+        }
+        match tier {
+            Tier::Reference => Ok(reference::KERNELS),
+            Tier::Scalar => Ok(scalar::KERNELS),
+            #[cfg(target_arch = "x86_64")]
+            Tier::Avx2 => Ok(avx2::KERNELS),
+            #[cfg(target_arch = "x86_64")]
+            Tier::Avx512 => Ok(avx512::KERNELS),
+            #[cfg(target_arch = "aarch64")]
+            Tier::Neon => Ok(neon::kernels()),
+            #[allow(unreachable_patterns)]
+            _ => Err(KernelError::TierUnavailable { tier }),
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! Portable int8 arithmetic: any CPU, and the definition the vector tiers must reproduce.
+
+use super::{Form, Kernel, Kernels, Tile};
+use crate::kernels::activations::{Row, quantise_row};
+use crate::kernels::formats::{Format, GROUP, Lanes, Plain, by_type};
+
+pub(super) const KERNELS: Kernels = Kernels { kernel: |ty| by_type!(ty, quantised, plain)(), quantise };
+
+pub(super) fn quantise(x: &[f32], lanes: &mut [i8], scales: &mut [f32], sums: &mut [f32]) {
+    quantise_row(x, lanes, scales, sums);
+}
+
+fn quantised<F: Format>() -> Kernel {
+    Kernel { form: Form::Int8, one: panel::<F, 1>, tile: Tile::Four(panel::<F, 4>) }
+}
+
+/// Unquantised weights gain nothing from int8: they take the reference path.
+fn plain<P: Plain>() -> Kernel {
+    (super::reference::KERNELS.kernel)(P::TYPE)
+}
+
+fn panel<F: Format, const T: usize>(data: &[u8], row_bytes: usize, x: &[Row<'_>; T], out: &mut [[f32; T]]) {
+    let mut lanes = Lanes::new();
+    for (row, out) in data.chunks_exact(row_bytes).zip(out) {
+        *out = [0.0; T];
+        for (b, block) in row.chunks_exact(F::BYTES).enumerate() {
+            F::unpack(block, &mut lanes);
+            let at = b * F::LEN;
+            for (sum, x) in out.iter_mut().zip(x) {
+                *sum += block_product::<F>(&lanes, x, at);
+            }
+        }
+    }
+}
+
+/// The product of an unpacked block with elements `at..` of an activation row.
+fn block_product<F: Format>(lanes: &Lanes, x: &Row<'_>, at: usize) -> f32 {
+    let (scales, sums) = (&x.scales[at / GROUP..], &x.sums[at / GROUP..]);
+    let groups = lanes.q[..F::LEN].chunks_exact(GROUP).zip(x.lanes[at..at + F::LEN].chunks_exact(GROUP));
+    let mut product = 0.0;
+    for (g, (q, x)) in groups.enumerate() {
+        let dot: i32 = q.iter().zip(x).map(|(&q, &x)| i32::from(q) * i32::from(x)).sum();
+        product += lanes.scale[g] * scales[g] * dot as f32 + lanes.offset[g] * sums[g];
+    }
+    product
+}

@@ -1,0 +1,32 @@
+//! Matrix products straight from the blocks of a mapped GGUF file.
+//!
+//! A [`Matrix`] borrows weights as they lie in the file, [`Activations`] hold the other operand in the forms the kernels read, and a
+//! [`Compute`] multiplies them on its own thread [`Pool`] with the kernels ([`Tier`]) it chose for this CPU at run time.
+//! [`dequantize`] defines what every storage format means. Weights are never copied or rearranged in memory.
+//!
+//! Imports from `gguf` only (its storage types).
+
+#[macro_use]
+mod multiversion;
+
+mod activations;
+mod attention;
+mod compute;
+mod error;
+mod formats;
+mod isa;
+mod matrix;
+mod parallel;
+mod pool;
+mod tier;
+pub mod vector;
+
+pub use activations::Activations;
+pub use attention::{tile_mix, tile_scores};
+pub use compute::Compute;
+pub use error::KernelError;
+pub use formats::dequantize;
+pub use matrix::Matrix;
+pub use parallel::for_each_chunk;
+pub use pool::Pool;
+pub use tier::{KernelChoice, Tier, cpu_features, detected_tiers};
