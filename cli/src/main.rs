@@ -4,6 +4,7 @@ mod args;
 mod fetch;
 mod npy;
 mod output;
+mod progress;
 mod verbs;
 
 use clap::{Parser, Subcommand};
@@ -48,7 +49,7 @@ fn main() -> std::process::ExitCode {
         Verb::Params(verb) => verb.run(),
         Verb::Bench(verb) => verb.run(),
         Verb::Devices(verb) => verb.run(),
-        Verb::Fetch(verb) => verb.run().map_err(Into::into),
+        Verb::Fetch(verb) => verb.run(),
     };
     output::exit_code(result)
 }

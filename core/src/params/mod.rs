@@ -9,7 +9,7 @@
 //! Every parameter is counted as one f32, four bytes, as in the paper and in a PEFT file.
 //!
 //! [`shapes`] knows the layers the paper adapts (query and value of every attention block) for the models of its
-//! table, and reads the same layers out of a GGUF file. [`table1`] is the table itself, computed, beside what the paper
+//! table, and reads the same layers out of a GGUF file. [`mod@table1`] is the table itself, computed, beside what the paper
 //! prints. [`units`] is the paper's way of writing a count. This room imports [`crate::gguf`] only.
 
 pub mod shapes;

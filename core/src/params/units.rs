@@ -5,7 +5,7 @@
 //!   (`94KB`); megabytes have two below 10 (`1.13MB`) and one above.
 //!
 //! Halves round up, trailing zeros are dropped (`3MB`). The table itself departs from this in a few cells;
-//! [`super::table1`] names each.
+//! [`mod@super::table1`] names each.
 
 /// A number of parameters, as `147K`.
 pub fn count(parameters: u64) -> String {

@@ -1,0 +1,52 @@
+# The single door: `just` lists what is behind it.
+
+# Where the tests and benches find their models.
+export TIMBRE_TEST_MODELS := env("TIMBRE_TEST_MODELS", justfile_directory() / "target/models")
+# Where the Python checks find their packages: nothing is installed outside target/.
+python_packages := justfile_directory() / "target/python"
+python := if os() == "windows" { "python" } else { "python3" }
+
+_list:
+    @just --list --unsorted
+
+# Fetch a small model once, answer one prompt in three voices, show what each swap costs
+demo:
+    cargo run --release -p timbre-cli -- demo
+
+# Fetch the models, then run every test
+test: models && test-python
+    cargo test --release --workspace
+
+# Fetch the models of the tests and benches (350 MB, once)
+models:
+    cargo run --release -p timbre-cli -- fetch all --dir "{{ TIMBRE_TEST_MODELS }}"
+
+# Check with Python's own safetensors that a saved PEFT directory holds the bits it was loaded from
+test-python: _python
+    {{ python }} -c "import os, shutil; shutil.rmtree('target/roundtrip', True); os.makedirs('target/roundtrip')"
+    cargo run --release -p timbre-cli -- adapter convert assets/adapters/devil target/roundtrip/devil
+    cargo run --release -p timbre-cli -- adapter convert assets/adapters/kjv target/roundtrip/kjv
+    {{ python }} core/tests/python/peft_roundtrip.py --packages "{{ python_packages }}" assets/adapters/devil target/roundtrip/devil
+    {{ python }} core/tests/python/peft_roundtrip.py --packages "{{ python_packages }}" assets/adapters/kjv target/roundtrip/kjv
+
+_python:
+    {{ python }} core/tests/python/peft_roundtrip.py --packages "{{ python_packages }}" --check || {{ python }} -m pip install --quiet --upgrade --target "{{ python_packages }}" numpy safetensors
+
+# Formatting, lints and documentation, all without a warning
+lint: _doc
+    cargo fmt --all --check
+    cargo clippy --release --workspace --all-targets -- -D warnings
+
+_doc $RUSTDOCFLAGS="-D warnings":
+    cargo doc --release --workspace --no-deps
+
+# Everything that a change must pass
+ci: test lint
+
+# Build the fuzz targets (running them takes cargo-fuzz and a nightly compiler)
+fuzz-check:
+    cargo check --release --manifest-path fuzz/Cargo.toml --target-dir target
+
+# Measure: every kernel, then latency, memory and swaps of whole models
+bench *arguments: models
+    cargo bench -p timbre-benches {{ arguments }}
