@@ -23,6 +23,7 @@ pub mod adapter;
 pub mod gguf;
 pub mod kernels;
 pub mod memory;
+pub mod merge;
 pub mod model;
 pub mod params;
 pub mod quantize;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::spectral::{Entries, EntrySource, Plan, PlanCache, Shape};
 
-use super::adapter::check_name;
+use super::value::check_name;
 use super::{
     Adapter, AdapterError, AdapterSummary, FourierDelta, Module, ModuleSummary, Origin, PeftConfig, peft, single,
 };

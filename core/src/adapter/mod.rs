@@ -7,7 +7,6 @@
 //!
 //! This room imports from [`spectral`](crate::spectral) only.
 
-mod adapter;
 mod config;
 mod delta;
 mod disk;
@@ -23,8 +22,8 @@ mod select;
 mod single;
 mod summary;
 mod tensors;
+mod value;
 
-pub use adapter::{Adapter, Module, Origin};
 pub use config::{Names, PeftConfig};
 pub use delta::Delta;
 pub use error::AdapterError;
@@ -36,3 +35,4 @@ pub use rows::RowOrder;
 pub use scratch::{DeltaScratch, Side};
 pub use select::Selection;
 pub use summary::{AdapterSummary, ModuleSummary};
+pub use value::{Adapter, Module, Origin};

@@ -53,7 +53,7 @@ pub(super) fn parse(config: &Arc<PeftConfig>, weights: &[u8]) -> Result<AdapterF
             .strip_prefix(PREFIX)
             .and_then(|rest| rest.strip_suffix(SUFFIX))
             .ok_or_else(|| AdapterError::UnknownTensor { name: key.to_owned() })?;
-        super::adapter::check_name(module)?;
+        super::value::check_name(module)?;
         if !selection.selects(module)? {
             return Err(AdapterError::NotTargeted { module: module.to_owned() });
         }

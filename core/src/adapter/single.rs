@@ -103,7 +103,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<AdapterFile, AdapterError> {
     let mut referenced = vec![false; sets.len()];
     let mut modules = Vec::with_capacity(header.modules.len());
     for record in &header.modules {
-        super::adapter::check_name(&record.name)?;
+        super::value::check_name(&record.name)?;
         let unknown = || inconsistent(format!("{} has entries {}, of {}", record.name, record.entries, sets.len()));
         let (shape, n, entries) = sets.get(record.entries).ok_or_else(unknown)?;
         referenced[record.entries] = true;

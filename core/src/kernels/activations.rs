@@ -8,7 +8,7 @@ use crate::gguf::GgmlType;
 /// Elements that share an activation scale.
 pub(super) const BLOCK: usize = 32;
 /// The largest quantised magnitude: ±127, so that a product with any 8-bit weight fits the int8 instructions.
-pub(super) const Q_MAX: f32 = 127.0;
+const Q_MAX: f32 = 127.0;
 /// Elements below which loading is not worth a trip to the pool.
 const PARALLEL_ELEMENTS: usize = 1 << 14;
 
@@ -194,62 +194,76 @@ impl<'a, T> Parts<'a, T> {
     }
 }
 
+/// Adding it to a small number leaves that number, rounded to nearest even, in the low bits of the sum.
+pub(super) const ROUNDER: f32 = 12_582_912.0;
+
+/// What a block with largest magnitude `amax` is multiplied with to give lanes, and what turns lanes back.
+#[inline]
+pub(super) fn steps(amax: f32) -> (f32, f32) {
+    /// Blocks no larger than this are zero: the reciprocal of their scale would overflow.
+    const TINY: f32 = 1e-36;
+    if amax > TINY { (Q_MAX / amax, amax / Q_MAX) } else { (0.0, 0.0) }
+}
+
 /// Quantises one row: lanes, and for each group of 16 the scale and the scaled sum of its lanes. What lies
 /// beyond the row is set to zero.
 ///
-/// Generic code without intrinsics, inlined into one function per instruction set, so that every tier
-/// computes with the same lanes to the last bit.
-#[inline(always)]
+/// This is the definition; a tier that has its own version must agree with it to the last bit.
 pub(super) fn quantise_row(x: &[f32], lanes: &mut [i8], scales: &mut [f32], sums: &mut [f32]) {
-    let whole = x.len() / BLOCK;
-    let blocks = lanes
-        .chunks_exact_mut(BLOCK)
-        .zip(scales.chunks_exact_mut(BLOCK / GROUP))
-        .zip(sums.chunks_exact_mut(BLOCK / GROUP));
-    for (b, ((lanes, scales), sums)) in blocks.enumerate() {
-        let mut block = [0.0; BLOCK];
-        if b < whole {
-            block.copy_from_slice(&x[b * BLOCK..][..BLOCK]);
-        } else if b * BLOCK < x.len() {
-            let rest = &x[b * BLOCK..];
-            block[..rest.len()].copy_from_slice(rest);
-        } else {
-            lanes.fill(0);
-            scales.fill(0.0);
-            sums.fill(0.0);
-            continue;
-        }
-        quantise_block(&block, lanes, scales, sums);
+    let (x, rest) = x.as_chunks::<BLOCK>();
+    let blocks = lanes.as_chunks_mut::<BLOCK>().0.iter_mut();
+    let scales = scales.as_chunks_mut::<{ BLOCK / GROUP }>().0.iter_mut();
+    let sums = sums.as_chunks_mut::<{ BLOCK / GROUP }>().0.iter_mut();
+    let mut blocks = blocks.zip(scales).zip(sums);
+    for (x, ((lanes, scales), sums)) in x.iter().zip(&mut blocks) {
+        quantise_block(x, lanes, scales, sums);
+    }
+    let mut last = [0.0; BLOCK];
+    last[..rest.len()].copy_from_slice(rest);
+    for ((lanes, scales), sums) in blocks {
+        quantise_block(&last, lanes, scales, sums);
+        last = [0.0; BLOCK];
     }
 }
 
-#[inline(always)]
-fn quantise_block(x: &[f32; BLOCK], lanes: &mut [i8], scales: &mut [f32], sums: &mut [f32]) {
-    /// Adding it to a small number leaves that number, rounded to nearest even, in the low bits of the sum.
-    const ROUNDER: f32 = 12_582_912.0;
-    /// Blocks no larger than this are zero: the reciprocal of their scale would overflow.
-    const TINY: f32 = 1e-36;
-
-    // Eight independent maxima and sums, so that the compiler can use vector registers without reordering anything.
-    let mut amax = [0.0f32; 8];
-    let mut poison = [0.0f32; 8];
-    for chunk in x.chunks_exact(8) {
-        for i in 0..8 {
-            amax[i] = if chunk[i].abs() > amax[i] { chunk[i].abs() } else { amax[i] };
-            // Zero for every finite number, NaN for the others.
-            poison[i] += chunk[i] * 0.0;
+fn quantise_block(
+    x: &[f32; BLOCK],
+    lanes: &mut [i8; BLOCK],
+    scales: &mut [f32; BLOCK / GROUP],
+    sums: &mut [f32; BLOCK / GROUP],
+) {
+    /// Independent partial results, which a compiler can keep in vector registers.
+    const WIDTH: usize = BLOCK / 2;
+    let (low, high) = x.split_at(WIDTH);
+    let mut amax = [0.0f32; WIDTH];
+    let mut poison = [0.0f32; WIDTH];
+    for i in 0..WIDTH {
+        let (a, b) = (low[i].abs(), high[i].abs());
+        amax[i] = if a > b { a } else { b };
+        // Zero for finite numbers, NaN for the others.
+        poison[i] = low[i] * 0.0 + high[i] * 0.0;
+    }
+    let mut width = WIDTH / 2;
+    while width > 0 {
+        for i in 0..width {
+            let (a, b) = (amax[i], amax[i + width]);
+            amax[i] = if a > b { a } else { b };
+            poison[i] += poison[i + width];
         }
+        width /= 2;
     }
-    let amax = amax.into_iter().fold(0.0f32, f32::max);
-    let poison: f32 = poison.into_iter().sum();
-    let inverse = if amax > TINY { Q_MAX / amax } else { 0.0 };
-    let scale = if amax > TINY { amax / Q_MAX } else { 0.0 } + poison;
-    for (lane, &x) in lanes.iter_mut().zip(x) {
-        *lane = (x * inverse + ROUNDER).to_bits() as i8;
+    let (amax, poison) = (amax[0], poison[0]);
+    let (inverse, scale) = steps(amax);
+    let scale = scale + poison;
+    for i in 0..BLOCK {
+        lanes[i] = (x[i] * inverse + ROUNDER).to_bits() as i8;
     }
-    for ((lanes, group_scale), sum) in lanes.chunks_exact(GROUP).zip(scales).zip(sums) {
-        let total: i32 = lanes.iter().map(|&q| i32::from(q)).sum();
-        *group_scale = scale;
-        *sum = scale * total as f32;
+    for (g, group) in lanes.as_chunks::<GROUP>().0.iter().enumerate() {
+        let mut total = 0;
+        for &lane in group {
+            total += i32::from(lane);
+        }
+        scales[g] = scale;
+        sums[g] = scale * total as f32;
     }
 }

@@ -140,7 +140,7 @@ pub(super) fn decode_plain<P: Plain>(bytes: &[u8], out: &mut [f32]) {
 
 /// The half-precision number at byte `at`.
 fn f16_at(block: &[u8], at: usize) -> f32 {
-    half::f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
+    plain::f16_to_f32(u16::from_le_bytes([block[at], block[at + 1]]))
 }
 
 #[cfg(test)]

@@ -10,6 +10,18 @@ pub struct F16;
 /// The upper half of a single-precision number.
 pub struct Bf16;
 
+/// Exactly the value of a half-precision number. Without branches, so that loops over it vectorise.
+pub(super) fn f16_to_f32(half: u16) -> f32 {
+    /// The exponent fields of the two formats differ by 112 for equal values.
+    const REBIAS: f32 = f32::from_bits((127 + 112) << 23);
+    let magnitude = u32::from(half & 0x7fff) << 13;
+    // The product also normalises subnormal halves; infinities and NaNs need their exponent filled up instead.
+    let finite = (f32::from_bits(magnitude) * REBIAS).to_bits();
+    let special = magnitude | 0x7f80_0000;
+    let bits = if half & 0x7c00 == 0x7c00 { special } else { finite };
+    f32::from_bits(bits | u32::from(half & 0x8000) << 16)
+}
+
 impl Plain for F32 {
     const TYPE: GgmlType = GgmlType::F32;
 

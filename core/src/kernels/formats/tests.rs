@@ -41,6 +41,16 @@ fn plain_numbers() {
 }
 
 #[test]
+fn every_half_precision_number() {
+    for bits in 0..=u16::MAX {
+        let expected = half::f16::from_bits(bits).to_f32();
+        let value = plain::f16_to_f32(bits);
+        let same = value.to_bits() == expected.to_bits() || value.is_nan() && expected.is_nan();
+        assert!(same, "{bits:#06x}: {value} instead of {expected}");
+    }
+}
+
+#[test]
 fn q4_0() {
     // Byte 0: element 0 is 10 − 8, element 16 is 9 − 8; byte 15: element 15 is 0 − 8, element 31 is 15 − 8.
     let nibbles = bytes(16, &[(0, 0x9a), (15, 0xf0)]);

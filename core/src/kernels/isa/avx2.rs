@@ -8,7 +8,7 @@
 use std::arch::x86_64::*;
 
 use super::{Form, Kernel, Kernels, Tile};
-use crate::kernels::activations::{Row, quantise_row};
+use crate::kernels::activations::{ROUNDER, Row, quantise_row, steps};
 use crate::kernels::formats::{
     Bf16, F16, F32, Format, GROUP, Iq4Nl, LEVELS, Plain, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0,
     by_type, q3k_scales, q45k_scales,
@@ -19,9 +19,54 @@ pub(super) const KERNELS: Kernels = Kernels { kernel: |ty| by_type!(ty, quantise
 /// Lanes of a run.
 const RUN: usize = 32;
 
-#[target_feature(enable = "avx2,fma,f16c")]
-fn quantise(x: &[f32], lanes: &mut [i8], scales: &mut [f32], sums: &mut [f32]) {
-    quantise_row(x, lanes, scales, sums);
+/// [`quantise_row`] with whole blocks done by hand.
+#[target_feature(enable = "avx2")]
+pub(super) fn quantise(x: &[f32], lanes: &mut [i8], scales: &mut [f32], sums: &mut [f32]) {
+    let (blocks, rest) = x.as_chunks::<RUN>();
+    let whole = blocks.len();
+    let (lanes, lanes_rest) = lanes.split_at_mut(whole * RUN);
+    let (scales, scales_rest) = scales.split_at_mut(whole * (RUN / GROUP));
+    let (sums, sums_rest) = sums.split_at_mut(whole * (RUN / GROUP));
+    let outputs = lanes.as_chunks_mut::<RUN>().0.iter_mut().zip(scales.as_chunks_mut().0).zip(sums.as_chunks_mut().0);
+    for (x, ((lanes, scales), sums)) in blocks.iter().zip(outputs) {
+        quantise_block(x, lanes, scales, sums);
+    }
+    quantise_row(rest, lanes_rest, scales_rest, sums_rest);
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn quantise_block(x: &[f32; RUN], lanes: &mut [i8; RUN], scales: &mut [f32; 2], sums: &mut [f32; 2]) {
+    // SAFETY: the four vectors are the block's 32 elements.
+    let v: [__m256; 4] = std::array::from_fn(|i| unsafe { _mm256_loadu_ps(x.as_ptr().add(8 * i)) });
+    let zero = _mm256_setzero_ps();
+    let magnitude = v.map(|v| _mm256_andnot_ps(_mm256_set1_ps(-0.0), v));
+    let amax = _mm256_max_ps(_mm256_max_ps(magnitude[0], magnitude[1]), _mm256_max_ps(magnitude[2], magnitude[3]));
+    let amax = _mm_max_ps(_mm256_castps256_ps128(amax), _mm256_extractf128_ps(amax, 1));
+    let amax = _mm_max_ps(amax, _mm_movehl_ps(amax, amax));
+    let amax = _mm_cvtss_f32(_mm_max_ss(amax, _mm_movehdup_ps(amax)));
+    let poison = v.map(|v| _mm256_mul_ps(v, zero));
+    let poison = _mm256_add_ps(_mm256_add_ps(poison[0], poison[1]), _mm256_add_ps(poison[2], poison[3]));
+    let (inverse, scale) = steps(amax);
+    let scale = scale + total(poison);
+
+    let rounder = _mm256_set1_ps(ROUNDER);
+    let words = v.map(|v| {
+        let rounded = _mm256_add_ps(_mm256_mul_ps(v, _mm256_set1_ps(inverse)), rounder);
+        // The upper bits are the rounder's own.
+        _mm256_sub_epi32(_mm256_castps_si256(rounded), _mm256_castps_si256(rounder))
+    });
+    // Packing works on 128-bit halves and leaves groups of four elements in the order 0, 2, 4, 6, 1, 3, 5, 7.
+    let bytes = _mm256_packs_epi16(_mm256_packs_epi32(words[0], words[1]), _mm256_packs_epi32(words[2], words[3]));
+    let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    let bytes = _mm256_permutevar8x32_epi32(bytes, order);
+    // SAFETY: the block has 32 lanes.
+    unsafe { _mm256_storeu_si256(lanes.as_mut_ptr().cast(), bytes) };
+    let fours = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes), _mm256_set1_epi16(1));
+    let twos = _mm256_add_epi32(fours, _mm256_shuffle_epi32(fours, 0b01_00_11_10));
+    let ones = _mm256_add_epi32(twos, _mm256_shuffle_epi32(twos, 0b10_11_00_01));
+    *scales = [scale; 2];
+    *sums = [scale * _mm256_extract_epi32(ones, 0) as f32, scale * _mm256_extract_epi32(ones, 4) as f32];
 }
 
 fn quantised<F: Dot>() -> Kernel {

@@ -8,24 +8,20 @@
 use std::arch::x86_64::*;
 
 use super::{Form, Kernel, Kernels, Tile};
-use crate::kernels::activations::{Row, quantise_row};
+use crate::kernels::activations::Row;
 use crate::kernels::formats::{
     Bf16, F16, F32, Format, GROUP, Iq4Nl, LEVELS, Plain, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0,
     by_type, q3k_scales, q45k_scales,
 };
 
-pub(super) const KERNELS: Kernels = Kernels { kernel: |ty| by_type!(ty, quantised, plain)(), quantise };
+pub(super) const KERNELS: Kernels =
+    Kernels { kernel: |ty| by_type!(ty, quantised, plain)(), quantise: super::avx2::quantise };
 
 /// Elements of a step.
 const STEP: usize = 256;
 
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-fn quantise(x: &[f32], lanes: &mut [i8], scales: &mut [f32], sums: &mut [f32]) {
-    quantise_row(x, lanes, scales, sums);
-}
-
 fn quantised<F: Unpack>() -> Kernel {
-    Kernel { form: Form::Int8, one: panel::<F, 1>, tile: Tile::Four(panel::<F, 4>) }
+    Kernel { form: Form::Int8, one: panel::<F, 1>, tile: Tile::Eight(panel::<F, 8>) }
 }
 
 fn plain<P: Load>() -> Kernel {

@@ -94,3 +94,48 @@ impl Kernels {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::activations::quantise_row;
+    use crate::kernels::detected_tiers;
+
+    #[test]
+    fn every_tier_quantises_alike() {
+        const PADDED: usize = 512;
+        let mut state = 1u32;
+        let mut random = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+        };
+        let mut x: Vec<f32> = (0..300).map(|_| random()).collect();
+        // A block of ties between steps, one of zeros, one too small to have a scale, one of extremes.
+        for i in 0..32 {
+            x[32 + i] = i as f32 - 15.5;
+            x[64 + i] = 0.0;
+            x[96 + i] = x[i] * 1e-38;
+            x[128 + i] = x[i].signum() * f32::MAX;
+        }
+        x[32] = 127.0;
+        for len in [0, 1, 31, 32, 33, 300] {
+            let quantised = |quantise: QuantiseFn| {
+                let (mut lanes, mut scales) = (vec![99; PADDED], vec![f32::NAN; PADDED / 16]);
+                let mut sums = scales.clone();
+                // SAFETY: only functions of tiers that this CPU runs are passed.
+                unsafe { quantise(&x[..len], &mut lanes, &mut scales, &mut sums) };
+                (lanes, scales, sums)
+            };
+            let expected = quantised(quantise_row);
+            assert!(expected.0[len.next_multiple_of(32)..].iter().all(|&lane| lane == 0));
+            for (&lane, &x) in expected.0.iter().zip(&x[..len.min(32)]) {
+                let scale = expected.1[0];
+                assert!((f32::from(lane) * scale - x).abs() <= scale * 0.5001, "{lane} · {scale} for {x}");
+            }
+            for tier in detected_tiers() {
+                let kernels = Kernels::of(tier).unwrap();
+                assert_eq!(quantised(kernels.quantise), expected, "{tier}, {len} elements");
+            }
+        }
+    }
+}

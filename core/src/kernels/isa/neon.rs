@@ -18,13 +18,8 @@ pub(super) fn kernels() -> Kernels {
         } else {
             |ty| by_type!(ty, with_widening, plain)()
         },
-        quantise,
+        quantise: quantise_row,
     }
-}
-
-#[target_feature(enable = "neon")]
-fn quantise(x: &[f32], lanes: &mut [i8], scales: &mut [f32], sums: &mut [f32]) {
-    quantise_row(x, lanes, scales, sums);
 }
 
 fn with_sdot<F: Format>() -> Kernel {

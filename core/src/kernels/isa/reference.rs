@@ -2,7 +2,7 @@
 
 use super::{Form, Kernel, Kernels, Tile};
 use crate::gguf::GgmlType;
-use crate::kernels::activations::Row;
+use crate::kernels::activations::{Row, quantise_row};
 use crate::kernels::formats::{Format, MAX_BLOCK, Plain, by_type, decode_blocks, decode_plain};
 
 /// Partial sums per product: independent chains for the vector unit, and a smaller rounding error.
@@ -10,8 +10,7 @@ const LANES: usize = 16;
 /// Elements decoded at a time, whole blocks of every format.
 const CHUNK: usize = MAX_BLOCK;
 
-pub(super) const KERNELS: Kernels =
-    Kernels { kernel: |ty| by_type!(ty, quantised, plain)(), quantise: super::scalar::quantise };
+pub(super) const KERNELS: Kernels = Kernels { kernel: |ty| by_type!(ty, quantised, plain)(), quantise: quantise_row };
 
 type Decode = fn(&[u8], &mut [f32]);
 

@@ -4,11 +4,7 @@ use super::{Form, Kernel, Kernels, Tile};
 use crate::kernels::activations::{Row, quantise_row};
 use crate::kernels::formats::{Format, GROUP, Lanes, Plain, by_type};
 
-pub(super) const KERNELS: Kernels = Kernels { kernel: |ty| by_type!(ty, quantised, plain)(), quantise };
-
-pub(super) fn quantise(x: &[f32], lanes: &mut [i8], scales: &mut [f32], sums: &mut [f32]) {
-    quantise_row(x, lanes, scales, sums);
-}
+pub(super) const KERNELS: Kernels = Kernels { kernel: |ty| by_type!(ty, quantised, plain)(), quantise: quantise_row };
 
 fn quantised<F: Format>() -> Kernel {
     Kernel { form: Form::Int8, one: panel::<F, 1>, tile: Tile::Four(panel::<F, 4>) }
@@ -35,11 +31,16 @@ fn panel<F: Format, const T: usize>(data: &[u8], row_bytes: usize, x: &[Row<'_>;
 
 /// The product of an unpacked block with elements `at..` of an activation row.
 fn block_product<F: Format>(lanes: &Lanes, x: &Row<'_>, at: usize) -> f32 {
-    let (scales, sums) = (&x.scales[at / GROUP..], &x.sums[at / GROUP..]);
-    let groups = lanes.q[..F::LEN].chunks_exact(GROUP).zip(x.lanes[at..at + F::LEN].chunks_exact(GROUP));
+    let (w, _) = lanes.q[..F::LEN].as_chunks::<GROUP>();
+    let (x_lanes, _) = x.lanes[at..at + F::LEN].as_chunks::<GROUP>();
+    let groups = at / GROUP..(at + F::LEN) / GROUP;
+    let (scales, sums) = (&x.scales[groups.clone()], &x.sums[groups]);
     let mut product = 0.0;
-    for (g, (q, x)) in groups.enumerate() {
-        let dot: i32 = q.iter().zip(x).map(|(&q, &x)| i32::from(q) * i32::from(x)).sum();
+    for (g, (w, x)) in w.iter().zip(x_lanes).enumerate() {
+        let mut dot = 0;
+        for i in 0..GROUP {
+            dot += i32::from(w[i]) * i32::from(x[i]);
+        }
         product += lanes.scale[g] * scales[g] * dot as f32 + lanes.offset[g] * sums[g];
     }
     product
