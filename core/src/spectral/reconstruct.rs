@@ -14,7 +14,7 @@ use num_complex::Complex32;
 use super::plan::fold;
 use super::{Entries, RealFft, SpectralError, Transforms};
 
-/// Columns gathered together in pass 2: a cache line of f32.
+/// Columns gathered together in pass 2, at most: a cache line of f32.
 const BLOCK: usize = 16;
 
 /// Panels of pass 2 hold together at most this part of the output.
@@ -145,11 +145,12 @@ fn columns_pass(fft: &RealFft, d2: usize, threads: usize, out: &mut [f32]) {
 /// Columns `range` of the result into `panel`, one after the other.
 fn transform_columns(fft: &RealFft, d2: usize, range: std::ops::Range<usize>, from: &[f32], panel: &mut [f32]) {
     let d1 = fft.len();
-    let mut spectra = vec![Complex32::default(); BLOCK * fft.bins()];
+    let width = BLOCK.min(range.len());
+    let mut spectra = vec![Complex32::default(); width * fft.bins()];
     let mut scratch = vec![Complex32::default(); fft.scratch_len()];
     let mut columns = panel.chunks_exact_mut(d1);
-    for start in range.clone().step_by(BLOCK) {
-        let block = start..(start + BLOCK).min(range.end);
+    for start in range.clone().step_by(width.max(1)) {
+        let block = start..(start + width).min(range.end);
         for (b, row) in from.chunks_exact(d2).take(fft.bins()).enumerate() {
             for (i, q) in block.clone().enumerate() {
                 let own_mirror = q == 0 || 2 * q == d2;
