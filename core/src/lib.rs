@@ -9,6 +9,7 @@
 //! |---|---|
 //! | [`session`] | prompt → tokens → text: KV cache, sampling, templates, streaming, statistics |
 //! | [`model`] | one file per architecture over shared blocks, and the forward pass |
+//! | [`merge`] | ΔW added to the weights, into a file of its own |
 //! | [`adapter`] | adapters as values: files, registry, mixing, what a delta does |
 //! | [`spectral`] | which positions, the transforms, dense reconstruction |
 //! | [`tokenizer`] | text ↔ tokens from the mapped vocabulary |

@@ -1,1 +1,138 @@
+//! `timbre adapter`: look at adapter files, convert and mix them.
 
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use timbre::adapter::{AdapterFile, AdapterSummary};
+use timbre::model::{Model, ModelOptions};
+
+use crate::args::WeightedPath;
+use crate::output::{self, Outcome};
+
+/// Inspect, convert and mix adapter files
+#[derive(Subcommand)]
+pub enum AdapterVerb {
+    Inspect(Inspect),
+    Convert(Convert),
+    Mix(Mix),
+}
+
+impl AdapterVerb {
+    pub fn run(self) -> Outcome {
+        match self {
+            Self::Inspect(verb) => verb.run(),
+            Self::Convert(verb) => verb.run(),
+            Self::Mix(verb) => verb.run(),
+        }
+    }
+}
+
+/// Show what an adapter's file holds
+#[derive(Args)]
+#[command(after_help = "Example:\n  timbre adapter inspect assets/adapters/devil")]
+pub struct Inspect {
+    /// A PEFT directory or a .safetensors file
+    adapter: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+impl Inspect {
+    fn run(self) -> Outcome {
+        let summary = AdapterFile::load(&self.adapter)?.summary();
+        if self.json { output::json(&summary) } else { print(&summary) }
+    }
+}
+
+fn print(summary: &AdapterSummary) -> Outcome {
+    let unknown = || "not named".to_owned();
+    output::line(&format!("kind        {}", summary.kind))?;
+    output::line(&format!("base        {}", summary.base_model.clone().unwrap_or_else(unknown)))?;
+    output::line(&format!("fingerprint {}", summary.base.clone().unwrap_or_else(unknown)))?;
+    output::line(&format!("parameters  {} ({})", summary.parameters, output::bytes(summary.bytes as u64)))?;
+    output::line(&format!("modules     {}", summary.modules.len()))?;
+    for module in &summary.modules {
+        let shape = module.shape.map_or("shape from the base".to_owned(), |(rows, cols)| format!("{rows} × {cols}"));
+        output::line(&format!("  {}: {shape}, n {}, α {}, {}", module.name, module.n, module.alpha, module.entries))?;
+    }
+    Ok(())
+}
+
+/// The base an adapter is written for.
+#[derive(Args)]
+struct BaseArg {
+    /// The base model: its shapes and fingerprint are written into a .safetensors file
+    #[arg(long, value_name = "M.gguf")]
+    model: Option<PathBuf>,
+}
+
+impl BaseArg {
+    /// The file with what the base adds to it; refused where it does not fit.
+    fn complete(&self, file: AdapterFile) -> Outcome<AdapterFile> {
+        let Some(path) = &self.model else { return Ok(file) };
+        let model = Model::open(path, &ModelOptions::default())?;
+        let adapter = file.resolve(model.plans(), |module| model.module_shape(module))?;
+        adapter.check_base(model.gguf().fingerprint())?;
+        Ok(AdapterFile::from(&adapter.with_base(model.gguf().fingerprint())))
+    }
+}
+
+/// Write a file in the form its name asks for.
+fn save(file: &AdapterFile, out: &Path, f16: bool) -> Outcome {
+    if out.extension().is_some_and(|e| e.eq_ignore_ascii_case("safetensors")) {
+        return Ok(file.save_single(out, f16)?);
+    }
+    if f16 {
+        return Err("--f16 is for .safetensors files: PEFT directories hold f32".into());
+    }
+    Ok(file.save_peft(out)?)
+}
+
+/// Write an adapter in the other form: OUT ending in .safetensors is a single file, else a PEFT directory
+#[derive(Args)]
+#[command(after_help = "Example:\n  timbre adapter convert assets/adapters/devil devil.safetensors --model smollm2.gguf --f16")]
+pub struct Convert {
+    /// A PEFT directory or a .safetensors file
+    adapter: PathBuf,
+    /// What to write
+    out: PathBuf,
+    #[command(flatten)]
+    base: BaseArg,
+    /// Store coefficients as f16 (single files only)
+    #[arg(long)]
+    f16: bool,
+}
+
+impl Convert {
+    fn run(self) -> Outcome {
+        let file = self.base.complete(AdapterFile::load(&self.adapter)?)?;
+        save(&file, &self.out, self.f16)
+    }
+}
+
+/// Write the weighted sum of adapters as one
+#[derive(Args)]
+#[command(after_help = "Example:\n  timbre adapter mix assets/adapters/devil=0.5 assets/adapters/kjv=0.5 mixed.safetensors")]
+pub struct Mix {
+    /// Adapters with their weights, then what to write
+    #[arg(required = true, num_args = 2.., value_name = "A[=WEIGHT]... OUT")]
+    parts: Vec<String>,
+    #[command(flatten)]
+    base: BaseArg,
+    /// Store coefficients as f16 (single files only)
+    #[arg(long)]
+    f16: bool,
+}
+
+impl Mix {
+    fn run(self) -> Outcome {
+        let (out, parts) = self.parts.split_last().ok_or("nothing to mix")?;
+        let mut files = Vec::new();
+        for part in parts {
+            let WeightedPath { path, weight } = part.parse()?;
+            files.push((self.base.complete(AdapterFile::load(&path)?)?, weight));
+        }
+        save(&AdapterFile::mix(&files)?, Path::new(out), self.f16)
+    }
+}

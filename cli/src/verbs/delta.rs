@@ -1,1 +1,97 @@
+//! `timbre delta`: the dense ΔW of one module.
 
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use timbre::adapter::AdapterFile;
+use timbre::model::{Model, ModelOptions};
+use timbre::spectral::{PlanCache, Transforms, naive};
+
+use crate::npy;
+use crate::output::{self, Outcome};
+
+/// Write the dense ΔW of one module as .npy, in the Hugging Face layout
+#[derive(Args)]
+#[command(after_help = "Example:\n  timbre delta --adapter assets/adapters/devil --model smollm2.gguf --module model.layers.3.self_attn.q_proj --out delta.npy")]
+pub struct Delta {
+    /// The adapter: a PEFT directory or a .safetensors file
+    #[arg(long, value_name = "A")]
+    adapter: PathBuf,
+    /// The model, where the adapter's file does not carry shapes
+    #[arg(long, value_name = "M.gguf")]
+    model: Option<PathBuf>,
+    /// The module's path in the Hugging Face model
+    #[arg(long, value_name = "NAME")]
+    module: String,
+    /// How it is computed
+    #[arg(long, value_enum, default_value = "cpu")]
+    backend: Reconstruction,
+    /// Threads [default: one a core]
+    #[arg(long, short = 't', value_parser = clap::value_parser!(u16).range(1..=512))]
+    threads: Option<u16>,
+    /// The file to write
+    #[arg(long, value_name = "ΔW.npy")]
+    out: PathBuf,
+    /// Print {"module","rows","cols","frobenius","ms"}
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Reconstruction {
+    /// Pruned row-column Fourier transform.
+    Cpu,
+    /// On a GPU.
+    Gpu,
+    /// The defining sum, in f64.
+    Naive,
+}
+
+#[derive(serde::Serialize)]
+struct Report<'a> {
+    module: &'a str,
+    rows: usize,
+    cols: usize,
+    frobenius: f64,
+    ms: f64,
+}
+
+impl Delta {
+    pub fn run(self) -> Outcome {
+        let file = AdapterFile::load(&self.adapter)?;
+        let model = self.model.as_ref().map(|path| Model::open(path, &ModelOptions::default())).transpose()?;
+        let adapter = file.resolve(&PlanCache::new(), |module| match &model {
+            Some(model) => model.module_shape(module),
+            None => file.shape_of(module),
+        });
+        let adapter = adapter.map_err(|error| match &model {
+            None if file.shape_of(&self.module).is_none() => {
+                format!("{error}: this adapter's file carries no shapes, give its base with --model")
+            }
+            _ => error.to_string(),
+        })?;
+        let delta = adapter.get(&self.module).ok_or_else(|| {
+            let known: Vec<&str> = adapter.modules().map(|(name, _)| name).take(4).collect();
+            format!("the adapter has no module {:?}; it has {} and more", self.module, known.join(", "))
+        })?;
+        let threads = self.threads.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
+        let begin = std::time::Instant::now();
+        let data = match self.backend {
+            Reconstruction::Cpu => delta.dense(&Transforms::new(), threads),
+            Reconstruction::Gpu => return Err("this build has no GPU backend: use --backend cpu or naive".into()),
+            Reconstruction::Naive => {
+                let fourier = delta.as_fourier().ok_or("the module is not FourierFT")?;
+                let sum = naive::delta(fourier.entries(), &fourier.coefficients(), fourier.alpha())?;
+                sum.into_iter().map(|v| v as f32).collect()
+            }
+        };
+        let ms = begin.elapsed().as_secs_f64() * 1e3;
+        let (rows, cols) = (delta.shape().rows(), delta.shape().cols());
+        npy::write(&self.out, rows, cols, &data).map_err(|e| format!("{}: {e}", self.out.display()))?;
+        let frobenius = data.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+        if self.json {
+            return output::json(&Report { module: &self.module, rows, cols, frobenius, ms });
+        }
+        output::line(&format!("{}: {rows} × {cols}, Frobenius norm {frobenius:.6}, {ms:.2} ms", self.module))
+    }
+}

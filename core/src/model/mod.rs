@@ -2,7 +2,8 @@
 //!
 //! An architecture is one file of wiring ([`llama`], [`gemma3`]): it reads its metadata, names its tensors and puts the
 //! shared [`blocks`] together into a [`Decoder`], whose forward pass is the same for all. Weights are views of the map.
-//! This room imports `adapter`, `tokenizer`, `kernels` and `gguf`.
+//! This room imports `adapter`, `merge`, `tokenizer`,
+//! `kernels` and `gguf`.
 
 mod architecture;
 mod bind;
@@ -13,6 +14,7 @@ mod gemma3;
 mod kv;
 mod llama;
 mod loader;
+mod merging;
 mod opened;
 mod scratch;
 mod weights;

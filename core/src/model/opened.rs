@@ -132,6 +132,16 @@ impl Model {
         }
     }
 
+    /// The planned transforms, shared by everything that works on this model.
+    pub fn transforms(&self) -> &Arc<Transforms> {
+        &self.transforms
+    }
+
+    /// The entries in use, shared by every adapter of this model.
+    pub fn plans(&self) -> &PlanCache {
+        &self.plans
+    }
+
     /// Output and input length of the linear a Hugging Face module path names.
     pub fn module_shape(&self, module: &str) -> Option<(usize, usize)> {
         let (layer, kind) = parse_module(module)?;
