@@ -117,7 +117,8 @@ pub struct AdapterArgs {
 impl AdapterArgs {
     /// Loads and binds them all.
     pub fn load(&self, model: &Model) -> Outcome<ActiveAdapters> {
-        let load = |a: &WeightedPath| -> Outcome<(Arc<BoundAdapter>, f32)> { Ok((model.load_adapter(&a.path)?, a.weight)) };
+        let load =
+            |a: &WeightedPath| -> Outcome<(Arc<BoundAdapter>, f32)> { Ok((model.load_adapter(&a.path)?, a.weight)) };
         Ok(ActiveAdapters::new(self.adapters.iter().map(load).collect::<Outcome<Vec<_>>>()?)?)
     }
 }
@@ -182,9 +183,13 @@ mod tests {
 
     #[test]
     fn weights_are_split_from_paths() {
-        for (text, path, weight) in
-            [("a", "a", 1.0), ("a=0.5", "a", 0.5), ("a=b", "a=b", 1.0), ("a=b=-2", "a=b", -2.0), ("x/y=1e1", "x/y", 10.0)]
-        {
+        for (text, path, weight) in [
+            ("a", "a", 1.0),
+            ("a=0.5", "a", 0.5),
+            ("a=b", "a=b", 1.0),
+            ("a=b=-2", "a=b", -2.0),
+            ("x/y=1e1", "x/y", 10.0),
+        ] {
             let parsed: WeightedPath = text.parse().unwrap();
             assert_eq!((parsed.path.to_str(), parsed.weight), (Some(path), weight), "{text}");
         }

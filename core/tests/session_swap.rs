@@ -6,9 +6,7 @@ use std::sync::Arc;
 
 use timbre::kernels::{KernelChoice, Tier};
 use timbre::model::{ActiveAdapters, BoundAdapter, Model, ModelError, ModelOptions};
-use timbre::session::{
-    CancelHandle, Finish, GenerateOptions, Session, SessionError, SessionOptions, SwapPolicy,
-};
+use timbre::session::{CancelHandle, Finish, GenerateOptions, Session, SessionError, SessionOptions, SwapPolicy};
 
 fn model() -> Arc<Model> {
     Model::open(common::model_path(common::SMOLLM2), &ModelOptions::default()).unwrap()

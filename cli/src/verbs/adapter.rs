@@ -91,7 +91,9 @@ fn save(file: &AdapterFile, out: &Path, f16: bool) -> Outcome {
 
 /// Write an adapter in the other form: OUT ending in .safetensors is a single file, else a PEFT directory
 #[derive(Args)]
-#[command(after_help = "Example:\n  timbre adapter convert assets/adapters/devil devil.safetensors --model smollm2.gguf --f16")]
+#[command(
+    after_help = "Example:\n  timbre adapter convert assets/adapters/devil devil.safetensors --model smollm2.gguf --f16"
+)]
 pub struct Convert {
     /// A PEFT directory or a .safetensors file
     adapter: PathBuf,
@@ -113,7 +115,9 @@ impl Convert {
 
 /// Write the weighted sum of adapters as one
 #[derive(Args)]
-#[command(after_help = "Example:\n  timbre adapter mix assets/adapters/devil=0.5 assets/adapters/kjv=0.5 mixed.safetensors")]
+#[command(
+    after_help = "Example:\n  timbre adapter mix assets/adapters/devil=0.5 assets/adapters/kjv=0.5 mixed.safetensors"
+)]
 pub struct Mix {
     /// Adapters with their weights, then what to write
     #[arg(required = true, num_args = 2.., value_name = "A[=WEIGHT]... OUT")]

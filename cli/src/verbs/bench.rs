@@ -13,7 +13,9 @@ use crate::output::{self, Outcome};
 
 /// Measure prefill and decode rates, load and swap times and memory
 #[derive(Args)]
-#[command(after_help = "Example:\n  timbre bench --model smollm2.gguf --adapter assets/adapters/devil -p 512 -g 128 -r 5 -t 2 --json")]
+#[command(
+    after_help = "Example:\n  timbre bench --model smollm2.gguf --adapter assets/adapters/devil -p 512 -g 128 -r 5 -t 2 --json"
+)]
 pub struct Bench {
     #[command(flatten)]
     model: ModelArgs,
@@ -210,7 +212,8 @@ fn decode(session: &mut Session, prompt: &[u32], n: usize) -> Outcome<Duration> 
 
 impl Report {
     fn print(&self) -> Outcome {
-        let rate = |r: &Rate| format!("{:.1} tok/s (mean {:.1} ± {:.1}, {} tokens)", r.tps_median, r.tps_mean, r.tps_sd, r.n);
+        let rate =
+            |r: &Rate| format!("{:.1} tok/s (mean {:.1} ± {:.1}, {} tokens)", r.tps_median, r.tps_mean, r.tps_sd, r.n);
         output::line(&format!("model    {}, {} threads, {} kernels", self.model, self.threads, self.kernels))?;
         output::line(&format!("load     {:.1} ms", self.load_ms))?;
         output::line(&format!("prefill  {}", rate(&self.pp)))?;

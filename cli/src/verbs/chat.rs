@@ -22,7 +22,9 @@ const HELP: &str = "\
 
 /// Converse; /adapter NAME swaps inside the conversation
 #[derive(Args)]
-#[command(after_help = "Example:\n  timbre chat --model smollm2.gguf --adapter assets/adapters/devil\n\nInside:\n  /help lists the commands")]
+#[command(
+    after_help = "Example:\n  timbre chat --model smollm2.gguf --adapter assets/adapters/devil\n\nInside:\n  /help lists the commands"
+)]
 pub struct Chat {
     #[command(flatten)]
     model: ModelArgs,

@@ -12,7 +12,9 @@ use crate::output::{self, Outcome};
 
 /// Write the dense ΔW of one module as .npy, in the Hugging Face layout
 #[derive(Args)]
-#[command(after_help = "Example:\n  timbre delta --adapter assets/adapters/devil --model smollm2.gguf --module model.layers.3.self_attn.q_proj --out delta.npy")]
+#[command(
+    after_help = "Example:\n  timbre delta --adapter assets/adapters/devil --model smollm2.gguf --module model.layers.3.self_attn.q_proj --out delta.npy"
+)]
 pub struct Delta {
     /// The adapter: a PEFT directory or a .safetensors file
     #[arg(long, value_name = "A")]
@@ -74,7 +76,8 @@ impl Delta {
             let known: Vec<&str> = adapter.modules().map(|(name, _)| name).take(4).collect();
             format!("the adapter has no module {:?}; it has {} and more", self.module, known.join(", "))
         })?;
-        let threads = self.threads.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
+        let threads =
+            self.threads.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
         let begin = std::time::Instant::now();
         let data = match self.backend {
             Reconstruction::Cpu => delta.dense(&Transforms::new(), threads),

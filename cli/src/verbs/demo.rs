@@ -110,7 +110,11 @@ impl Demo {
         for cost in &costs {
             output::line(&format!(
                 "{:<8} {:>6.1} µs {:>8.0} tok/s {:>8.1} tok/s {:>9.2} ms",
-                cost.name, cost.swap_us, cost.prefill_tps, cost.decode_tps, 1e3 / cost.decode_tps
+                cost.name,
+                cost.swap_us,
+                cost.prefill_tps,
+                cost.decode_tps,
+                1e3 / cost.decode_tps
             ))?;
         }
         match MemorySplit::of_this_process() {

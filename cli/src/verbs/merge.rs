@@ -11,7 +11,9 @@ use crate::progress::Progress;
 
 /// Add adapters to the weights and write a plain GGUF that any runtime loads
 #[derive(Args)]
-#[command(after_help = "Example:\n  timbre merge --model smollm2.gguf --adapter assets/adapters/devil --out devil.gguf")]
+#[command(
+    after_help = "Example:\n  timbre merge --model smollm2.gguf --adapter assets/adapters/devil --out devil.gguf"
+)]
 pub struct Merge {
     #[command(flatten)]
     model: ModelArgs,

@@ -11,7 +11,9 @@ use crate::output::{self, Outcome};
 ///
 /// Without --model, the paper's Table 1.
 #[derive(Args)]
-#[command(after_help = "Examples:\n  timbre params                                  the paper's Table 1\n  timbre params --model llama2-7b -n 1000 --lora-rank 64\n  timbre params --model smollm2.gguf -n 1000")]
+#[command(
+    after_help = "Examples:\n  timbre params                                  the paper's Table 1\n  timbre params --model llama2-7b -n 1000 --lora-rank 64\n  timbre params --model smollm2.gguf -n 1000"
+)]
 pub struct Params {
     /// A GGUF file, or roberta-base, roberta-large, gpt2-medium, gpt2-large, llama2-7b, llama2-13b, vit-base, vit-large
     #[arg(long, value_name = "NAME|M.gguf")]
@@ -57,7 +59,11 @@ impl Params {
             return output::json(&report);
         }
         let line = |name: &str, count: Count| {
-            output::line(&format!("{name:<22}{:>8} parameters {:>9}", units::count(count.parameters), units::bytes(count.bytes)))
+            output::line(&format!(
+                "{name:<22}{:>8} parameters {:>9}",
+                units::count(count.parameters),
+                units::bytes(count.bytes)
+            ))
         };
         output::line(&format!("{model}: {} layers (query and value)", report.layers))?;
         line(&format!("FourierFT n = {}", self.n), report.fourierft)?;

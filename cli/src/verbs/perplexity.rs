@@ -9,7 +9,9 @@ use crate::output::{self, Outcome};
 
 /// Score a text: mean negative log-likelihood a token, and its exponential
 #[derive(Args)]
-#[command(after_help = "Example:\n  timbre perplexity --model smollm2.gguf --adapter assets/adapters/kjv --file psalm.txt --json")]
+#[command(
+    after_help = "Example:\n  timbre perplexity --model smollm2.gguf --adapter assets/adapters/kjv --file psalm.txt --json"
+)]
 pub struct Perplexity {
     #[command(flatten)]
     model: ModelArgs,

@@ -9,7 +9,9 @@ use crate::output::{self, Outcome};
 
 /// Answer one prompt
 #[derive(Args)]
-#[command(after_help = "Example:\n  timbre run --model smollm2.gguf --adapter assets/adapters/devil --prompt \"Define: love\" -n 64")]
+#[command(
+    after_help = "Example:\n  timbre run --model smollm2.gguf --adapter assets/adapters/devil --prompt \"Define: love\" -n 64"
+)]
 pub struct Run {
     #[command(flatten)]
     model: ModelArgs,

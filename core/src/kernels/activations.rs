@@ -1,4 +1,4 @@
-//! The right-hand side of the products: activation rows, as f32 and quantised to int8.
+//! The right-hand side of the products: activation rows, as f32 and quantised to 15 bits in two planes of int8.
 
 use super::formats::{GROUP, MAX_BLOCK};
 use super::isa::Form;
@@ -7,16 +7,20 @@ use crate::gguf::GgmlType;
 
 /// Elements that share an activation scale.
 pub(super) const BLOCK: usize = 32;
-/// The largest quantised magnitude: ±127, so that a product with any 8-bit weight fits the int8 instructions.
-const Q_MAX: f32 = 127.0;
+/// What one step of the coarse plane is worth in steps of the fine one.
+pub(super) const COARSE: i32 = 128;
+/// The largest quantised magnitude: ±127 coarse steps, so that a product with any 8-bit weight fits the int8 instructions.
+const Q_MAX: f32 = (127 * COARSE) as f32;
 /// Elements below which loading is not worth a trip to the pool.
 const PARALLEL_ELEMENTS: usize = 1 << 14;
 
 /// Activation rows in the forms the kernels read: reusable scratch that a caller allocates once.
 ///
-/// The int8 form cuts a row into blocks of 32 with a scale `amax / 127` each. Beside the lanes it keeps, per group of 16
-/// elements, that scale and the scaled sum of the lanes, which is what a weight format's offset multiplies. Rows are padded
-/// with zeros to whole weight blocks of 256.
+/// The int8 form cuts a row into blocks of 32 with a scale `amax / 16256` each, and every element into `128 · lane + fine`,
+/// two signed bytes in planes of their own. A second int8 product on weights that are unpacked anyway costs little, and
+/// leaves a rounding error 128 times smaller than one byte an element would. Beside the lanes it keeps, per group of 16
+/// elements, the scale and the scaled sum of the elements, which is what a weight format's offset multiplies. Rows are
+/// padded with zeros to whole weight blocks of 256.
 #[derive(Debug)]
 pub struct Activations {
     rows: usize,
@@ -26,6 +30,7 @@ pub struct Activations {
     has_int8: bool,
     values: Vec<f32>,
     lanes: Vec<i8>,
+    fine: Vec<i8>,
     scales: Vec<f32>,
     sums: Vec<f32>,
 }
@@ -35,11 +40,13 @@ pub struct Activations {
 pub(super) struct Row<'a> {
     /// The row in f32.
     pub values: &'a [f32],
-    /// The row in int8.
+    /// The row in int8: the coarse plane, worth 128 fine steps.
     pub lanes: &'a [i8],
-    /// Scale of each group of 16 lanes.
+    /// The fine plane, −64 to 63.
+    pub fine: &'a [i8],
+    /// Scale of each group of 16 elements: one fine step.
     pub scales: &'a [f32],
-    /// Scale times sum of the lanes, for each group of 16 lanes.
+    /// Scale times sum of the elements, for each group of 16.
     pub sums: &'a [f32],
 }
 
@@ -55,6 +62,7 @@ impl Activations {
             has_int8: false,
             values: vec![0.0; max_rows.saturating_mul(max_cols)],
             lanes: vec![0; padded],
+            fine: vec![0; padded],
             scales: vec![0.0; padded / GROUP],
             sums: vec![0.0; padded / GROUP],
         }
@@ -104,12 +112,14 @@ impl Activations {
         }
         if int8_form {
             grow(&mut self.lanes, rows * stride);
+            grow(&mut self.fine, rows * stride);
             grow(&mut self.scales, rows * stride / GROUP);
             grow(&mut self.sums, rows * stride / GROUP);
         }
         let quantise = compute.kernels().quantise;
         let values = Parts::new(&mut self.values);
         let lanes = Parts::new(&mut self.lanes);
+        let fine = Parts::new(&mut self.fine);
         let scales = Parts::new(&mut self.scales);
         let sums = Parts::new(&mut self.sums);
         let load_row = |t: usize| {
@@ -121,10 +131,11 @@ impl Activations {
             if int8_form {
                 let groups = stride / GROUP;
                 // SAFETY: as above.
-                let (lanes, scales, sums) =
-                    unsafe { (lanes.part(t, stride), scales.part(t, groups), sums.part(t, groups)) };
+                let (lanes, fine) = unsafe { (lanes.part(t, stride), fine.part(t, stride)) };
+                // SAFETY: as above.
+                let (scales, sums) = unsafe { (scales.part(t, groups), sums.part(t, groups)) };
                 // SAFETY: `compute` exists, so the CPU runs its tier.
-                unsafe { quantise(row, lanes, scales, sums) };
+                unsafe { quantise(row, lanes, fine, scales, sums) };
             }
         };
         if rows > 1 && x.len() >= PARALLEL_ELEMENTS {
@@ -143,6 +154,7 @@ impl Activations {
         Row {
             values: &self.values[t * cols..][..cols],
             lanes: &self.lanes[t * stride..][..stride],
+            fine: &self.fine[t * stride..][..stride],
             scales: &self.scales[t * groups..][..groups],
             sums: &self.sums[t * groups..][..groups],
         }
@@ -197,38 +209,38 @@ impl<'a, T> Parts<'a, T> {
 /// Adding it to a small number leaves that number, rounded to nearest even, in the low bits of the sum.
 pub(super) const ROUNDER: f32 = 12_582_912.0;
 
-/// What a block with largest magnitude `amax` is multiplied with to give lanes, and what turns lanes back.
+/// What a block with largest magnitude `amax` is multiplied with to give fine steps, and what one of those is worth.
 #[inline]
 pub(super) fn steps(amax: f32) -> (f32, f32) {
     /// Blocks no larger than this are zero: the reciprocal of their scale would overflow.
-    const TINY: f32 = 1e-36;
+    const TINY: f32 = 1e-33;
     if amax > TINY { (Q_MAX / amax, amax / Q_MAX) } else { (0.0, 0.0) }
 }
 
-/// Quantises one row: lanes, and for each group of 16 the scale and the scaled sum of its lanes. What lies
+/// Quantises one row: both planes, and for each group of 16 the scale and the scaled sum of its elements. What lies
 /// beyond the row is set to zero.
 ///
 /// This is the definition; a tier that has its own version must agree with it to the last bit.
-pub(super) fn quantise_row(x: &[f32], lanes: &mut [i8], scales: &mut [f32], sums: &mut [f32]) {
+pub(super) fn quantise_row(x: &[f32], lanes: &mut [i8], fine: &mut [i8], scales: &mut [f32], sums: &mut [f32]) {
     let (x, rest) = x.as_chunks::<BLOCK>();
-    let blocks = lanes.as_chunks_mut::<BLOCK>().0.iter_mut();
+    let planes = lanes.as_chunks_mut::<BLOCK>().0.iter_mut().zip(fine.as_chunks_mut::<BLOCK>().0);
     let scales = scales.as_chunks_mut::<{ BLOCK / GROUP }>().0.iter_mut();
     let sums = sums.as_chunks_mut::<{ BLOCK / GROUP }>().0.iter_mut();
-    let mut blocks = blocks.zip(scales).zip(sums);
-    for (x, ((lanes, scales), sums)) in x.iter().zip(&mut blocks) {
-        quantise_block(x, lanes, scales, sums);
+    let mut blocks = planes.zip(scales).zip(sums);
+    for (x, ((planes, scales), sums)) in x.iter().zip(&mut blocks) {
+        quantise_block(x, planes, scales, sums);
     }
     let mut last = [0.0; BLOCK];
     last[..rest.len()].copy_from_slice(rest);
-    for ((lanes, scales), sums) in blocks {
-        quantise_block(&last, lanes, scales, sums);
+    for ((planes, scales), sums) in blocks {
+        quantise_block(&last, planes, scales, sums);
         last = [0.0; BLOCK];
     }
 }
 
 fn quantise_block(
     x: &[f32; BLOCK],
-    lanes: &mut [i8; BLOCK],
+    (lanes, fine): (&mut [i8; BLOCK], &mut [i8; BLOCK]),
     scales: &mut [f32; BLOCK / GROUP],
     sums: &mut [f32; BLOCK / GROUP],
 ) {
@@ -255,14 +267,15 @@ fn quantise_block(
     let (amax, poison) = (amax[0], poison[0]);
     let (inverse, scale) = steps(amax);
     let scale = scale + poison;
+    let mut steps = [0i32; BLOCK];
     for i in 0..BLOCK {
-        lanes[i] = (x[i] * inverse + ROUNDER).to_bits() as i8;
+        steps[i] = i32::from((x[i] * inverse + ROUNDER).to_bits() as i16);
+        let coarse = (steps[i] + COARSE / 2).div_euclid(COARSE);
+        lanes[i] = coarse as i8;
+        fine[i] = (steps[i] - coarse * COARSE) as i8;
     }
-    for (g, group) in lanes.as_chunks::<GROUP>().0.iter().enumerate() {
-        let mut total = 0;
-        for &lane in group {
-            total += i32::from(lane);
-        }
+    for (g, group) in steps.as_chunks::<GROUP>().0.iter().enumerate() {
+        let total: i32 = group.iter().sum();
         scales[g] = scale;
         sums[g] = scale * total as f32;
     }

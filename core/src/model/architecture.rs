@@ -11,10 +11,8 @@ struct Architecture {
     wire: fn(&Loader<'_>) -> Result<Decoder, ModelError>,
 }
 
-const ARCHITECTURES: [Architecture; 2] = [
-    Architecture { name: "llama", wire: llama::wire },
-    Architecture { name: "gemma3", wire: gemma3::wire },
-];
+const ARCHITECTURES: [Architecture; 2] =
+    [Architecture { name: "llama", wire: llama::wire }, Architecture { name: "gemma3", wire: gemma3::wire }];
 
 /// Wires the decoder the file's architecture asks for.
 pub(super) fn wire(gguf: &Gguf) -> Result<Decoder, ModelError> {

@@ -143,7 +143,8 @@ impl ActiveAdapters {
         x: &[f32],
         outs: [&mut [f32]; N],
     ) {
-        let touched = |(kind, _): &(LinearKind, &Linear)| self.list.iter().any(|(b, _)| b.delta(layer, *kind).is_some());
+        let touched =
+            |(kind, _): &(LinearKind, &Linear)| self.list.iter().any(|(b, _)| b.delta(layer, *kind).is_some());
         if !group.iter().any(touched) {
             return;
         }
@@ -180,7 +181,8 @@ mod tests {
             let module = format!("{prefix}12.mlp.gate_proj");
             assert_eq!(parse_module(&module), Some((12, LinearKind::Gate)));
         }
-        for stray in ["model.layers.x.self_attn.q_proj", "model.layers.1.self_attn.qkv", "layers", "", "model.layers."] {
+        for stray in ["model.layers.x.self_attn.q_proj", "model.layers.1.self_attn.qkv", "layers", "", "model.layers."]
+        {
             assert_eq!(parse_module(stray), None, "{stray}");
         }
     }

@@ -74,7 +74,9 @@ pub enum ModelError {
         head_dim: usize,
     },
     /// An adapter's modules are not all in the model, or none is.
-    #[error("adapter {adapter:?} does not fit: {matched} of its {total} modules are in this model; missing {missing:?}")]
+    #[error(
+        "adapter {adapter:?} does not fit: {matched} of its {total} modules are in this model; missing {missing:?}"
+    )]
     Modules {
         /// The adapter.
         adapter: String,

@@ -4,11 +4,11 @@
 //! Source: `modeling_gemma3.py` (transformers); the GGUF converter for names (rows are not permuted, norm weights have
 //! their `1 +` folded in).
 
+use super::ModelError;
 use super::blocks::{Activation, Attention, Heads, Rope, RopeStyle, Window};
 use super::decoder::{Decoder, Layer};
 use super::loader::Loader;
 use super::weights::LinearKind;
-use super::ModelError;
 
 /// Every sixth layer is global unless the file says otherwise.
 const GLOBAL_EVERY: usize = 6;

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use crate::adapter::RowOrder;
 use crate::gguf::GgufError;
 
+use super::ModelError;
 use super::blocks::{Activation, Attention, Heads, Rope, RopeStyle, Window};
 use super::decoder::{Decoder, Layer};
 use super::loader::Loader;
 use super::weights::{LinearKind, Vector};
-use super::ModelError;
 
 pub(super) fn wire(file: &Loader<'_>) -> Result<Decoder, ModelError> {
     file.refuse_if(file.gguf.metadata().opt_u32("llama.expert_count")?.unwrap_or(0) > 0, "a mixture of experts")?;

@@ -84,7 +84,14 @@ impl Model {
         {
             gguf.advise(table, Advice::Random);
         }
-        Ok(Arc::new(Self { gguf, compute, decoder, tokenizer: OnceLock::new(), plans: PlanCache::new(), transforms: Arc::new(Transforms::new()) }))
+        Ok(Arc::new(Self {
+            gguf,
+            compute,
+            decoder,
+            tokenizer: OnceLock::new(),
+            plans: PlanCache::new(),
+            transforms: Arc::new(Transforms::new()),
+        }))
     }
 
     /// The mapped file.

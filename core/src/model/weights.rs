@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::adapter::RowOrder;
-use crate::gguf::{Gguf, GgmlType, GgufError, TensorInfo};
+use crate::gguf::{GgmlType, Gguf, GgufError, TensorInfo};
 use crate::kernels::{KernelError, Matrix};
 
 use super::ModelError;

@@ -6,8 +6,8 @@ use blocks::Rng;
 use timbre::gguf::GgmlType;
 use timbre::kernels::{Activations, Compute, KernelChoice, Matrix, Tier, dequantize, detected_tiers};
 
-/// Rounding to ±127 steps of a block's largest magnitude is off by at most half a step.
-const HALF_STEP: f64 = 0.5 / 127.0;
+/// Rounding to ±127 · 128 steps of a block's largest magnitude is off by at most half a step.
+const HALF_STEP: f64 = 0.5 / (127.0 * 128.0);
 /// Activations that share a step.
 const BLOCK: usize = 32;
 /// Rounding of f32 sums, relative to the sum of the largest weight's magnitude times each activation's.

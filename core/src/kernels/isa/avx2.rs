@@ -8,7 +8,7 @@
 use std::arch::x86_64::*;
 
 use super::{Form, Kernel, Kernels, Tile};
-use crate::kernels::activations::{ROUNDER, Row, quantise_row, steps};
+use crate::kernels::activations::{COARSE, ROUNDER, Row, quantise_row, steps};
 use crate::kernels::formats::{
     Bf16, F16, F32, Format, GROUP, Iq4Nl, LEVELS, Plain, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0,
     by_type, q3k_scales, q45k_scales,
@@ -21,22 +21,29 @@ const RUN: usize = 32;
 
 /// [`quantise_row`] with whole blocks done by hand.
 #[target_feature(enable = "avx2")]
-pub(super) fn quantise(x: &[f32], lanes: &mut [i8], scales: &mut [f32], sums: &mut [f32]) {
+pub(super) fn quantise(x: &[f32], lanes: &mut [i8], fine: &mut [i8], scales: &mut [f32], sums: &mut [f32]) {
     let (blocks, rest) = x.as_chunks::<RUN>();
     let whole = blocks.len();
     let (lanes, lanes_rest) = lanes.split_at_mut(whole * RUN);
+    let (fine, fine_rest) = fine.split_at_mut(whole * RUN);
     let (scales, scales_rest) = scales.split_at_mut(whole * (RUN / GROUP));
     let (sums, sums_rest) = sums.split_at_mut(whole * (RUN / GROUP));
-    let outputs = lanes.as_chunks_mut::<RUN>().0.iter_mut().zip(scales.as_chunks_mut().0).zip(sums.as_chunks_mut().0);
-    for (x, ((lanes, scales), sums)) in blocks.iter().zip(outputs) {
-        quantise_block(x, lanes, scales, sums);
+    let planes = lanes.as_chunks_mut::<RUN>().0.iter_mut().zip(fine.as_chunks_mut::<RUN>().0);
+    let outputs = planes.zip(scales.as_chunks_mut().0).zip(sums.as_chunks_mut().0);
+    for (x, ((planes, scales), sums)) in blocks.iter().zip(outputs) {
+        quantise_block(x, planes, scales, sums);
     }
-    quantise_row(rest, lanes_rest, scales_rest, sums_rest);
+    quantise_row(rest, lanes_rest, fine_rest, scales_rest, sums_rest);
 }
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn quantise_block(x: &[f32; RUN], lanes: &mut [i8; RUN], scales: &mut [f32; 2], sums: &mut [f32; 2]) {
+fn quantise_block(
+    x: &[f32; RUN],
+    (lanes, fine): (&mut [i8; RUN], &mut [i8; RUN]),
+    scales: &mut [f32; 2],
+    sums: &mut [f32; 2],
+) {
     // SAFETY: the four vectors are the block's 32 elements.
     let v: [__m256; 4] = std::array::from_fn(|i| unsafe { _mm256_loadu_ps(x.as_ptr().add(8 * i)) });
     let zero = _mm256_setzero_ps();
@@ -56,17 +63,31 @@ fn quantise_block(x: &[f32; RUN], lanes: &mut [i8; RUN], scales: &mut [f32; 2], 
         // The upper bits are the rounder's own.
         _mm256_sub_epi32(_mm256_castps_si256(rounded), _mm256_castps_si256(rounder))
     });
+    const SHIFT: i32 = COARSE.trailing_zeros() as i32;
+    let coarse = words.map(|w| _mm256_srai_epi32::<SHIFT>(_mm256_add_epi32(w, _mm256_set1_epi32(COARSE / 2))));
+    let rest: [__m256i; 4] = std::array::from_fn(|i| _mm256_sub_epi32(words[i], _mm256_slli_epi32::<SHIFT>(coarse[i])));
+    // SAFETY: the block has 32 lanes in each plane.
+    unsafe {
+        _mm256_storeu_si256(lanes.as_mut_ptr().cast(), to_bytes(coarse));
+        _mm256_storeu_si256(fine.as_mut_ptr().cast(), to_bytes(rest));
+    }
+    let sum = |a, b| {
+        let eight = _mm256_add_epi32(a, b);
+        let four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+        let two = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0b01_00_11_10));
+        _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 0b10_11_00_01)))
+    };
+    *scales = [scale; 2];
+    *sums = [scale * sum(words[0], words[1]) as f32, scale * sum(words[2], words[3]) as f32];
+}
+
+/// 32 numbers that fit a signed byte, as bytes.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn to_bytes(words: [__m256i; 4]) -> __m256i {
     // Packing works on 128-bit halves and leaves groups of four elements in the order 0, 2, 4, 6, 1, 3, 5, 7.
     let bytes = _mm256_packs_epi16(_mm256_packs_epi32(words[0], words[1]), _mm256_packs_epi32(words[2], words[3]));
-    let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-    let bytes = _mm256_permutevar8x32_epi32(bytes, order);
-    // SAFETY: the block has 32 lanes.
-    unsafe { _mm256_storeu_si256(lanes.as_mut_ptr().cast(), bytes) };
-    let fours = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes), _mm256_set1_epi16(1));
-    let twos = _mm256_add_epi32(fours, _mm256_shuffle_epi32(fours, 0b01_00_11_10));
-    let ones = _mm256_add_epi32(twos, _mm256_shuffle_epi32(twos, 0b10_11_00_01));
-    *scales = [scale; 2];
-    *sums = [scale * _mm256_extract_epi32(ones, 0) as f32, scale * _mm256_extract_epi32(ones, 4) as f32];
+    _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7))
 }
 
 fn quantised<F: Dot>() -> Kernel {
@@ -118,10 +139,13 @@ unsafe fn dot_small<F: Small, const T: usize>(row: &[u8], x: &[Row<'_>; T]) -> [
             let (scale, offset) = (_mm_cvtss_f32(head), _mm_shuffle_ps(head, head, 0b01_01_01_01));
             let magnitudes = if F::CENTRED { _mm256_abs_epi8(lanes) } else { lanes };
             for t in 0..T {
-                let x_lanes = _mm256_loadu_si256(x[t].lanes.as_ptr().add(b * RUN).cast());
-                let signed = if F::CENTRED { _mm256_sign_epi8(x_lanes, lanes) } else { x_lanes };
+                let plane = |plane: &[i8]| {
+                    let x_lanes = _mm256_loadu_si256(plane.as_ptr().add(b * RUN).cast());
+                    if F::CENTRED { _mm256_sign_epi8(x_lanes, lanes) } else { x_lanes }
+                };
+                let dots = dots(magnitudes, plane(x[t].lanes), plane(x[t].fine));
                 let scale = scale * x[t].scales.as_ptr().add(b * (RUN / GROUP)).read();
-                sums[t] = _mm256_fmadd_ps(dots(magnitudes, signed), _mm256_set1_ps(scale), sums[t]);
+                sums[t] = _mm256_fmadd_ps(dots, _mm256_set1_ps(scale), sums[t]);
                 if !F::CENTRED {
                     let pair = x[t].sums.as_ptr().add(b * (RUN / GROUP));
                     let pair = _mm_castsi128_ps(_mm_loadl_epi64(pair.cast()));
@@ -171,9 +195,10 @@ unsafe fn dot_large<F: Large, const T: usize>(row: &[u8], x: &[Row<'_>; T]) -> [
                     let two = 2 * r as i32;
                     let spread = _mm256_setr_epi32(two, two, two, two, two + 1, two + 1, two + 1, two + 1);
                     for t in 0..T {
-                        let x = _mm256_loadu_si256(x[t].lanes.as_ptr().add(at + r * RUN).cast());
+                        let plane = |plane: &[i8]| _mm256_loadu_si256(plane.as_ptr().add(at + r * RUN).cast());
+                        let dots = dots(lanes, plane(x[t].lanes), plane(x[t].fine));
                         let scale = _mm256_permutevar8x32_ps(scales[t], spread);
-                        sums[t] = _mm256_fmadd_ps(dots(lanes, x), scale, sums[t]);
+                        sums[t] = _mm256_fmadd_ps(dots, scale, sums[t]);
                     }
                 }
             }
@@ -182,12 +207,13 @@ unsafe fn dot_large<F: Large, const T: usize>(row: &[u8], x: &[Row<'_>; T]) -> [
     std::array::from_fn(|t| total(sums[t]))
 }
 
-/// Products of unsigned with signed lanes, summed by fours.
+/// Products of unsigned lanes with both planes of signed ones, summed by fours.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn dots(unsigned: __m256i, signed: __m256i) -> __m256 {
-    let pairs = _mm256_maddubs_epi16(unsigned, signed);
-    _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+fn dots(unsigned: __m256i, coarse: __m256i, fine: __m256i) -> __m256 {
+    let coarse = _mm256_madd_epi16(_mm256_maddubs_epi16(unsigned, coarse), _mm256_set1_epi16(COARSE as i16));
+    let fine = _mm256_madd_epi16(_mm256_maddubs_epi16(unsigned, fine), _mm256_set1_epi16(1));
+    _mm256_cvtepi32_ps(_mm256_add_epi32(coarse, fine))
 }
 
 /// The sum of all lanes.

@@ -1,14 +1,14 @@
 //! x86-64 with AVX-512 F, BW, VL, DQ and VNNI.
 //!
 //! A step covers 256 elements of a weight row, one large block or eight small ones: four vectors of 64 unsigned lanes in
-//! the order of the elements, each multiplied with as many signed activation lanes by `vpdpbusd`, and 16 scales and
+//! the order of the elements, each multiplied with both planes of the activations by `vpdpbusd`, and 16 scales and
 //! offsets, one per group of 16 elements. Formats centred on a zero point keep their lanes unsigned and put the zero
 //! point into the offset.
 
 use std::arch::x86_64::*;
 
 use super::{Form, Kernel, Kernels, Tile};
-use crate::kernels::activations::Row;
+use crate::kernels::activations::{COARSE, Row};
 use crate::kernels::formats::{
     Bf16, F16, F32, Format, GROUP, Iq4Nl, LEVELS, Plain, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0,
     by_type, q3k_scales, q45k_scales,
@@ -117,8 +117,11 @@ unsafe fn step<F: Unpack, const T: usize>(
                 _mm512_set1_epi32(4 * i as i32),
             );
             for t in 0..T {
-                let x = _mm512_loadu_si512(x[t].lanes.as_ptr().add(at + 64 * i).cast());
-                let dots = _mm512_dpbusd_epi32(_mm512_setzero_si512(), lanes, x);
+                let coarse = _mm512_loadu_si512(x[t].lanes.as_ptr().add(at + 64 * i).cast());
+                let fine = _mm512_loadu_si512(x[t].fine.as_ptr().add(at + 64 * i).cast());
+                let dots = _mm512_dpbusd_epi32(_mm512_setzero_si512(), lanes, coarse);
+                let dots = _mm512_slli_epi32::<{ COARSE.trailing_zeros() }>(dots);
+                let dots = _mm512_dpbusd_epi32(dots, lanes, fine);
                 let scale = _mm512_permutexvar_ps(spread, scales[t]);
                 sums[t][i % 2] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), scale, sums[t][i % 2]);
             }

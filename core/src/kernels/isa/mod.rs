@@ -22,7 +22,7 @@ use crate::gguf::GgmlType;
 pub enum Form {
     /// As they came.
     F32,
-    /// Quantised to int8.
+    /// Quantised to two planes of int8.
     Int8,
 }
 
@@ -56,11 +56,11 @@ pub struct Kernel {
     pub tile: Tile,
 }
 
-/// Quantises an activation row: the row, its lanes, group scales and group sums.
+/// Quantises an activation row: the row, its coarse and fine planes, group scales and group sums.
 ///
 /// # Safety
 /// The CPU must run the tier the function belongs to.
-pub type QuantiseFn = unsafe fn(&[f32], &mut [i8], &mut [f32], &mut [f32]);
+pub type QuantiseFn = unsafe fn(&[f32], &mut [i8], &mut [i8], &mut [f32], &mut [f32]);
 
 /// What an instruction set supplies.
 #[derive(Clone, Copy)]
@@ -121,16 +121,18 @@ mod tests {
         for len in [0, 1, 31, 32, 33, 300] {
             let quantised = |quantise: QuantiseFn| {
                 let (mut lanes, mut scales) = (vec![99; PADDED], vec![f32::NAN; PADDED / 16]);
-                let mut sums = scales.clone();
+                let (mut fine, mut sums) = (lanes.clone(), scales.clone());
                 // SAFETY: only functions of tiers that this CPU runs are passed.
-                unsafe { quantise(&x[..len], &mut lanes, &mut scales, &mut sums) };
-                (lanes, scales, sums)
+                unsafe { quantise(&x[..len], &mut lanes, &mut fine, &mut scales, &mut sums) };
+                (lanes, fine, scales, sums)
             };
             let expected = quantised(quantise_row);
             assert!(expected.0[len.next_multiple_of(32)..].iter().all(|&lane| lane == 0));
-            for (&lane, &x) in expected.0.iter().zip(&x[..len.min(32)]) {
-                let scale = expected.1[0];
-                assert!((f32::from(lane) * scale - x).abs() <= scale * 0.5001, "{lane} · {scale} for {x}");
+            assert!(expected.1.iter().all(|fine| (-64..64).contains(fine)));
+            for ((&lane, &fine), &x) in expected.0.iter().zip(&expected.1).zip(&x[..len.min(32)]) {
+                let (steps, scale) = (128.0 * f32::from(lane) + f32::from(fine), expected.2[0]);
+                // Half a step, and the rounding of the products with the scale and its inverse.
+                assert!((steps * scale - x).abs() <= scale * 0.505, "{steps} · {scale} for {x}");
             }
             for tier in detected_tiers() {
                 let kernels = Kernels::of(tier).unwrap();

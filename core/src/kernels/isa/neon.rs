@@ -7,7 +7,7 @@ use std::arch::aarch64::*;
 use std::arch::{asm, is_aarch64_feature_detected};
 
 use super::{Form, Kernel, Kernels, Tile};
-use crate::kernels::activations::{Row, quantise_row};
+use crate::kernels::activations::{COARSE, Row, quantise_row};
 use crate::kernels::formats::{Bf16, F16, F32, Format, GROUP, Lanes, Plain, by_type};
 
 /// The kernels for this CPU: with `sdot` or without.
@@ -56,14 +56,16 @@ macro_rules! panel {
                         let w = unsafe { vld1q_s8(lanes.q.as_ptr().add(g * GROUP)) };
                         for t in 0..T {
                             // SAFETY: by the caller's promise the activations have group `at`.
-                            let (x, scale, sum) = unsafe {
+                            let (coarse, fine, scale, sum) = unsafe {
                                 (
                                     vld1q_s8(x[t].lanes.as_ptr().add(at * GROUP)),
+                                    vld1q_s8(x[t].fine.as_ptr().add(at * GROUP)),
                                     *x[t].scales.get_unchecked(at),
                                     *x[t].sums.get_unchecked(at),
                                 )
                             };
-                            let dots = vcvtq_f32_s32($dot(w, x));
+                            let dots = vshlq_n_s32::<{ COARSE.trailing_zeros() as i32 }>($dot(w, coarse));
+                            let dots = vcvtq_f32_s32(vaddq_s32(dots, $dot(w, fine)));
                             sums[t] = vfmaq_n_f32(sums[t], dots, lanes.scale[g] * scale);
                             offsets[t] += lanes.offset[g] * sum;
                         }

@@ -1,7 +1,7 @@
-//! Portable int8 arithmetic: any CPU, and the definition the vector tiers must reproduce.
+//! Portable integer arithmetic: any CPU, and the definition the vector tiers must reproduce.
 
 use super::{Form, Kernel, Kernels, Tile};
-use crate::kernels::activations::{Row, quantise_row};
+use crate::kernels::activations::{COARSE, Row, quantise_row};
 use crate::kernels::formats::{Format, GROUP, Lanes, Plain, by_type};
 
 pub(super) const KERNELS: Kernels = Kernels { kernel: |ty| by_type!(ty, quantised, plain)(), quantise: quantise_row };
@@ -33,13 +33,14 @@ fn panel<F: Format, const T: usize>(data: &[u8], row_bytes: usize, x: &[Row<'_>;
 fn block_product<F: Format>(lanes: &Lanes, x: &Row<'_>, at: usize) -> f32 {
     let (w, _) = lanes.q[..F::LEN].as_chunks::<GROUP>();
     let (x_lanes, _) = x.lanes[at..at + F::LEN].as_chunks::<GROUP>();
+    let (x_fine, _) = x.fine[at..at + F::LEN].as_chunks::<GROUP>();
     let groups = at / GROUP..(at + F::LEN) / GROUP;
     let (scales, sums) = (&x.scales[groups.clone()], &x.sums[groups]);
     let mut product = 0.0;
-    for (g, (w, x)) in w.iter().zip(x_lanes).enumerate() {
+    for (g, ((w, x), fine)) in w.iter().zip(x_lanes).zip(x_fine).enumerate() {
         let mut dot = 0;
         for i in 0..GROUP {
-            dot += i32::from(w[i]) * i32::from(x[i]);
+            dot += i32::from(w[i]) * (i32::from(x[i]) * COARSE + i32::from(fine[i]));
         }
         product += lanes.scale[g] * scales[g] * dot as f32 + lanes.offset[g] * sums[g];
     }

@@ -4,8 +4,8 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::kernels::{Pool, for_each_chunk, tile_mix, tile_scores, vector};
 
-use super::super::kv::KvLayer;
 use super::super::Linear;
+use super::super::kv::KvLayer;
 use super::RmsNorm;
 
 /// Cached positions handled at once: a tile of keys and values stays in the first-level cache.
@@ -129,11 +129,7 @@ impl Heads {
         let width = self.q_len();
         let rows = q.len() / width;
         // One row: the KV heads are spread over the pool. Several: the rows are.
-        let (chunk, row_heads) = if rows == 1 {
-            (self.group() * self.dim, 1)
-        } else {
-            (ROWS * width, self.kv)
-        };
+        let (chunk, row_heads) = if rows == 1 { (self.group() * self.dim, 1) } else { (ROWS * width, self.kv) };
         for_each_chunk(pool, [(out, chunk)], |worker, index, [out]| {
             let mut scratch = scratch[worker].lock().unwrap_or_else(PoisonError::into_inner);
             let offset = index * chunk;
@@ -141,28 +137,14 @@ impl Heads {
             let out_width = if rows == 1 { chunk } else { width };
             let rows_here = out.len() / out_width;
             for h in 0..row_heads {
-                let work = HeadWork {
-                    head: first_head + h,
-                    first_row,
-                    rows: rows_here,
-                    start,
-                    out_width,
-                    out_head: h,
-                };
+                let work = HeadWork { head: first_head + h, first_row, rows: rows_here, start, out_width, out_head: h };
                 self.attend_head(kv, &work, q, out, &mut scratch);
             }
         });
     }
 
     /// One KV head for up to `ROWS` rows.
-    fn attend_head(
-        &self,
-        kv: &KvLayer,
-        work: &HeadWork,
-        q: &[f32],
-        out: &mut [f32],
-        scratch: &mut AttentionScratch,
-    ) {
+    fn attend_head(&self, kv: &KvLayer, work: &HeadWork, q: &[f32], out: &mut [f32], scratch: &mut AttentionScratch) {
         let (dim, group) = (self.dim, self.group());
         let block = group * dim;
         let width = self.q_len();
@@ -222,12 +204,7 @@ struct HeadWork {
 
 /// Folds a tile's scores of one query into its running softmax: scores become weights relative to the new maximum,
 /// what was mixed so far is rescaled to it. Scores outside `visible` become 0.
-fn softmax_step(
-    scores: &mut [f32],
-    visible: std::ops::Range<usize>,
-    running: &mut (f32, f32),
-    mixed: &mut [f32],
-) {
+fn softmax_step(scores: &mut [f32], visible: std::ops::Range<usize>, running: &mut (f32, f32), mixed: &mut [f32]) {
     if visible.is_empty() {
         scores.fill(0.0);
         return;
