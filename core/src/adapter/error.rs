@@ -219,6 +219,21 @@ pub enum AdapterError {
         expected: String,
     },
 
+    /// A module whose positions differ between adapters, none of which carries its shape.
+    #[error(
+        "{module}: its positions differ between the adapters, which can be mixed only with the base model's shapes"
+    )]
+    ShapeUnknown {
+        /// The module.
+        module: String,
+    },
+
+    /// A change of a kind that files do not hold.
+    #[error("{module} is not FourierFT: it cannot be saved or mixed")]
+    NotFourier {
+        /// The module.
+        module: String,
+    },
     /// PEFT's format has no way to say this.
     #[error("a PEFT directory cannot express it: {0}")]
     NotPeft(String),

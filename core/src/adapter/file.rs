@@ -3,16 +3,18 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::spectral::{Entries, EntrySource, Plan, PlanCache, Shape};
+use crate::spectral::{Entries, EntrySource, PlanCache, Shape};
 
+use super::plans::Plans;
 use super::value::check_name;
 use super::{
-    Adapter, AdapterError, AdapterSummary, FourierDelta, Module, ModuleSummary, Origin, PeftConfig, peft, single,
+    Adapter, AdapterError, AdapterSummary, FourierDelta, Module, ModuleSummary, Origin, PeftConfig, mix, peft, single,
 };
 
-/// What a PEFT directory or a single file holds. A PEFT directory stores no shapes and no positions, so an
-/// [`Adapter`] takes a second step: [`resolve`](Self::resolve).
-#[derive(Debug)]
+/// What a PEFT directory or a single file holds, and what can be written as either. A PEFT directory stores no shapes
+/// and no positions, so an [`Adapter`] takes a second step: [`resolve`](Self::resolve). Saving and, as long as positions
+/// are drawn alike, mixing do not.
+#[derive(Debug, Clone)]
 pub struct AdapterFile {
     /// Sorted by name.
     pub(super) modules: Vec<FileModule>,
@@ -22,7 +24,7 @@ pub struct AdapterFile {
 }
 
 /// A module as its file describes it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct FileModule {
     pub name: String,
     /// Where the file says.
@@ -39,6 +41,33 @@ pub(super) enum FileEntries {
     Seeded { seed: u64 },
     Biased { seed: u64, center: f64, bandwidth: f64 },
     Listed(Arc<Entries>),
+}
+
+impl FileEntries {
+    /// How to come by `entries` again.
+    pub(super) fn of(entries: &Arc<Entries>) -> Self {
+        match entries.source() {
+            EntrySource::Seeded { seed } => Self::Seeded { seed },
+            EntrySource::Biased { seed, center, bandwidth } => Self::Biased { seed, center, bandwidth },
+            EntrySource::Explicit => Self::Listed(Arc::clone(entries)),
+        }
+    }
+
+    pub(super) fn source(&self) -> EntrySource {
+        match *self {
+            Self::Seeded { seed } => EntrySource::Seeded { seed },
+            Self::Biased { seed, center, bandwidth } => EntrySource::Biased { seed, center, bandwidth },
+            Self::Listed(_) => EntrySource::Explicit,
+        }
+    }
+
+    /// Whether the same number of entries in the same shape has the same positions in the same order.
+    pub(super) fn same_draw(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Listed(a), Self::Listed(b)) => Arc::ptr_eq(a, b) || a.same_positions(b),
+            _ => self.source() == other.source() && self.source() != EntrySource::Explicit,
+        }
+    }
 }
 
 impl AdapterFile {
@@ -96,7 +125,7 @@ impl AdapterFile {
         self.modules.iter().map(|module| module.name.as_str())
     }
 
-    /// `(outputs, inputs)` of a module, where the file says: a single file does, a PEFT directory does not.
+    /// `(outputs, inputs)` of a module, where the file says: a single file may, a PEFT directory does not.
     pub fn shape_of(&self, module: &str) -> Option<(usize, usize)> {
         let at = self.modules.binary_search_by(|known| known.name.as_str().cmp(module)).ok()?;
         self.modules[at].shape.map(|shape| (shape.rows(), shape.cols()))
@@ -114,18 +143,14 @@ impl AdapterFile {
             shape: module.shape.map(|shape| (shape.rows(), shape.cols())),
             n: module.coefficients.len(),
             alpha: module.alpha,
-            entries: match module.entries {
-                FileEntries::Seeded { seed } => EntrySource::Seeded { seed },
-                FileEntries::Biased { seed, center, bandwidth } => EntrySource::Biased { seed, center, bandwidth },
-                FileEntries::Listed(_) => EntrySource::Explicit,
-            },
+            entries: module.entries.source(),
         });
         AdapterSummary::new(self.base.clone(), self.origin.base_model.clone(), modules.collect())
     }
 
     /// The adapter, with `shape_of` giving each module's `(outputs, inputs)` in the model, `None` for one it lacks.
     ///
-    /// Positions are drawn once per shape, number and seed, and shared through `cache`. A file that carries shapes
+    /// Positions are drawn once per shape, number and seed, and shared through `cache`. A file that carries all its shapes
     /// needs no model: `file.resolve(&cache, |module| file.shape_of(module))`.
     ///
     /// # Errors
@@ -134,27 +159,27 @@ impl AdapterFile {
     pub fn resolve(
         &self,
         cache: &PlanCache,
+        shape_of: impl FnMut(&str) -> Option<(usize, usize)>,
+    ) -> Result<Adapter, AdapterError> {
+        self.resolve_with(&mut Plans::new(cache), shape_of)
+    }
+
+    /// [`resolve`](Self::resolve) with plans that may be at hand already.
+    pub(super) fn resolve_with(
+        &self,
+        plans: &mut Plans<'_>,
         mut shape_of: impl FnMut(&str) -> Option<(usize, usize)>,
     ) -> Result<Adapter, AdapterError> {
-        let mut listed = Vec::new();
         let mut modules = Vec::with_capacity(self.modules.len());
         for module in &self.modules {
-            let (rows, cols) =
-                shape_of(&module.name).ok_or_else(|| AdapterError::UnknownModule { module: module.name.clone() })?;
             let name = &module.name;
+            let (rows, cols) = shape_of(name).ok_or_else(|| AdapterError::UnknownModule { module: name.clone() })?;
             let refused = |source| AdapterError::Entries { module: name.clone(), source };
             let shape = Shape::new(rows, cols).map_err(refused)?;
             if let Some(found) = module.shape.filter(|found| *found != shape) {
                 return Err(AdapterError::ShapeMismatch { module: name.clone(), found, expected: shape });
             }
-            let n = module.coefficients.len();
-            let plan = match &module.entries {
-                FileEntries::Seeded { seed } => cache.seeded(shape, n, *seed).map_err(refused)?,
-                FileEntries::Biased { seed, center, bandwidth } => {
-                    cache.biased(shape, n, *seed, *center, *bandwidth).map_err(refused)?
-                }
-                FileEntries::Listed(entries) => plan_of(cache, &mut listed, entries),
-            };
+            let plan = plans.get(shape, module.coefficients.len(), &module.entries).map_err(refused)?;
             let delta = FourierDelta::new(plan, &module.coefficients, module.alpha).map_err(refused)?;
             modules.push(Module { name: name.as_str().into(), delta: Arc::new(delta) });
         }
@@ -164,14 +189,40 @@ impl AdapterFile {
         }
         Ok(adapter)
     }
-}
 
-/// The plan of listed entries, which several modules share: hashed once for all of them.
-fn plan_of(cache: &PlanCache, known: &mut Vec<(Arc<Entries>, Arc<Plan>)>, entries: &Arc<Entries>) -> Arc<Plan> {
-    if let Some((_, plan)) = known.iter().find(|(seen, _)| Arc::ptr_eq(seen, entries)) {
-        return Arc::clone(plan);
+    /// `Σ weight · ΔW` over the files, module by module; a module only some of them have is changed by those.
+    ///
+    /// Where files draw a module's positions alike, coefficients add, whatever the shape. Where they do not, the result
+    /// has the union of the positions, listed one by one, which takes the module's shape from one of the files. All
+    /// modules of the result have the same α, the largest that went in.
+    ///
+    /// # Errors
+    /// [`AdapterError::Mix`] for no files or a weight that is not finite; [`AdapterError::ShapeUnknown`] where a union
+    /// is needed and no file carries the shape; [`AdapterError::BaseMismatch`] for files of different bases;
+    /// [`AdapterError::ShapeMismatch`]; [`AdapterError::Entries`]; [`AdapterError::NonFinite`] where a sum overflows.
+    pub fn mix(parts: &[(AdapterFile, f32)]) -> Result<AdapterFile, AdapterError> {
+        mix::files(parts, &mut Plans::new(&PlanCache::new()))
     }
-    let plan = cache.of(Entries::clone(entries));
-    known.push((Arc::clone(entries), Arc::clone(&plan)));
-    plan
+
+    /// Writes a directory that PEFT loads: `adapter_config.json` with every field of `FourierFTConfig`, and
+    /// `adapter_model.safetensors` with the coefficients in f32, bit for bit. What came from such a directory keeps its
+    /// configuration.
+    ///
+    /// A new directory appears whole or not at all; in an existing one each file is replaced whole, weights first.
+    ///
+    /// # Errors
+    /// [`AdapterError::NotPeft`] where PEFT has no way to say it: entries that are not drawn from one seed, or more
+    /// than one α; [`AdapterError::Io`].
+    pub fn save_peft(&self, dir: &Path) -> Result<(), AdapterError> {
+        peft::save(self, dir)
+    }
+
+    /// Writes a single `.safetensors` file with the coefficients in f32, bit for bit, or in `f16`. Shapes are written
+    /// where they are known.
+    ///
+    /// # Errors
+    /// [`AdapterError::F16Range`]; [`AdapterError::Io`].
+    pub fn save_single(&self, path: &Path, f16: bool) -> Result<(), AdapterError> {
+        single::save(self, path, f16)
+    }
 }

@@ -3,124 +3,163 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use crate::spectral::{Entries, Plan, PlanCache};
+use crate::spectral::{Entries, PlanCache, Shape, SpectralError};
 
+use super::file::{FileEntries, FileModule};
+use super::plans::Plans;
 use super::tensors::check_finite;
-use super::{Adapter, AdapterError, Delta, FourierDelta, Module};
+use super::{Adapter, AdapterError, AdapterFile};
 
-/// `Σ weight · ΔW` over the adapters, module by module; a module only some of them change is changed by those.
-///
-/// Where the adapters share a module's entries, coefficients add. Where they do not, the result has the union of the
-/// positions, listed one by one. All modules of the result have the same α, the largest that went in.
+/// [`AdapterFile::mix`] of adapters in memory, whose shapes are all known. Plans they share are shared with the result.
 ///
 /// # Errors
-/// [`AdapterError::Mix`] for no adapters or a weight that is not finite; [`AdapterError::BaseMismatch`] for adapters of
-/// different bases; [`AdapterError::ShapeMismatch`]; [`AdapterError::NonFinite`] where a sum overflows.
+/// As [`AdapterFile::mix`]; [`AdapterError::NotFourier`].
 pub fn mix(parts: &[(Arc<Adapter>, f32)]) -> Result<Adapter, AdapterError> {
-    if parts.is_empty() {
-        return Err(AdapterError::Mix("no adapters were given"));
+    let cache = PlanCache::new();
+    let mut plans = Plans::new(&cache);
+    let mut described = Vec::with_capacity(parts.len());
+    for (adapter, weight) in parts {
+        described.push((adapter.to_file()?, *weight));
+        adapter.modules().filter_map(|(_, delta)| delta.as_fourier()).for_each(|fourier| plans.know(fourier.plan()));
     }
+    let mixed = files(&described, &mut plans)?;
+    mixed.resolve_with(&mut plans, |module| mixed.shape_of(module))
+}
+
+/// [`AdapterFile::mix`] with plans that may be at hand already.
+pub(super) fn files(parts: &[(AdapterFile, f32)], plans: &mut Plans<'_>) -> Result<AdapterFile, AdapterError> {
+    let Some((first, _)) = parts.first() else {
+        return Err(AdapterError::Mix("no adapters were given"));
+    };
     if parts.iter().any(|(_, weight)| !weight.is_finite()) {
         return Err(AdapterError::Mix("a weight is not a finite number"));
     }
+    let alphas = parts.iter().flat_map(|(file, _)| &file.modules).map(|module| module.alpha);
+    let alpha = alphas.fold(0.0f64, |largest, a| if a.abs() > largest.abs() { a } else { largest });
     let mut base: Option<&str> = None;
-    let mut modules: BTreeMap<&str, Vec<(&FourierDelta, f32)>> = BTreeMap::new();
-    for (adapter, weight) in parts {
-        if let Some(own) = adapter.base() {
+    let mut sums: BTreeMap<&str, Vec<Part<'_>>> = BTreeMap::new();
+    for (file, weight) in parts {
+        if let Some(own) = file.base.as_deref() {
             if let Some(other) = base.filter(|other| *other != own) {
                 return Err(AdapterError::BaseMismatch { found: own.to_owned(), expected: other.to_owned() });
             }
             base = Some(own);
         }
-        for (name, delta) in adapter.modules() {
-            let fourier = delta.as_fourier().ok_or(AdapterError::Mix("a module is not FourierFT"))?;
-            modules.entry(name).or_default().push((fourier, *weight));
+        for module in &file.modules {
+            // All α are zero if the largest is, and then so is every change.
+            let factor = if alpha == 0.0 { 0.0 } else { f64::from(*weight) * (module.alpha / alpha) };
+            sums.entry(&module.name).or_default().push(Part { module, factor });
         }
     }
-    let alphas = modules.values().flatten().map(|(delta, _)| delta.alpha());
-    let alpha = alphas.fold(0.0f64, |largest, a| if a.abs() > largest.abs() { a } else { largest });
-    // Modules with the same parts have the same union: its plan is shared, as drawn ones are.
-    let unions = PlanCache::new();
-    let modules = modules
-        .into_iter()
-        .map(|(name, deltas)| {
-            let delta: Arc<dyn Delta> = Arc::new(add(name, &deltas, alpha, &unions)?);
-            Ok(Module { name: name.into(), delta })
-        })
-        .collect::<Result<_, AdapterError>>()?;
-    let origin = parts[0].0.origin().clone();
-    let mixed = Adapter::new(modules)?.with_origin(origin);
-    Ok(match base {
-        Some(base) => mixed.with_base(base),
-        None => mixed,
-    })
+    let mut unions = Vec::new();
+    let modules = sums.into_iter().map(|(name, parts)| add(name, &parts, alpha, &mut unions, plans));
+    let mut mixed = AdapterFile::new(modules.collect::<Result<_, _>>()?)?;
+    mixed.base = base.map(str::to_owned);
+    mixed.origin = first.origin.clone();
+    // A selection that all agree on is that of the sum.
+    mixed.config =
+        first.config.clone().filter(|config| parts.iter().all(|(file, _)| file.config.as_ref() == Some(config)));
+    Ok(mixed)
+}
+
+/// What one file adds to a module: `factor · coefficients`, in units of the result's α.
+struct Part<'a> {
+    module: &'a FileModule,
+    factor: f64,
+}
+
+/// Positions that several parts have between them, and where in it each part's own are.
+struct Union {
+    shape: Shape,
+    draws: Vec<(FileEntries, usize)>,
+    entries: Arc<Entries>,
+    places: Vec<Vec<usize>>,
 }
 
 /// One module's sum, with scale `alpha`.
 fn add(
     name: &str,
-    deltas: &[(&FourierDelta, f32)],
+    parts: &[Part<'_>],
     alpha: f64,
-    unions: &PlanCache,
-) -> Result<FourierDelta, AdapterError> {
-    // A module is listed because an adapter has it.
-    let first = deltas.first().ok_or(AdapterError::NoModules)?.0;
-    for (delta, _) in deltas {
-        if delta.shape() != first.shape() {
-            let (found, expected) = (delta.shape(), first.shape());
-            return Err(AdapterError::ShapeMismatch { module: name.to_owned(), found, expected });
+    unions: &mut Vec<Union>,
+    plans: &mut Plans<'_>,
+) -> Result<FileModule, AdapterError> {
+    // A module is listed because a file has it.
+    let first = parts.first().ok_or(AdapterError::NoModules)?.module;
+    let shape = common_shape(name, parts)?;
+    let (entries, sums) = if parts.iter().all(|part| part.module.entries.same_draw(&first.entries)) {
+        // A shorter draw is the beginning of a longer one, so the longest has the positions of all.
+        let n = parts.iter().map(|part| part.module.coefficients.len()).max().unwrap_or(0);
+        let mut sums = vec![0.0f64; n];
+        for Part { module, factor } in parts {
+            sums.iter_mut().zip(&module.coefficients).for_each(|(sum, &c)| *sum += factor * f64::from(c));
         }
-    }
-    // All α are zero if the largest is, and then so is every change.
-    let factor = |delta: &FourierDelta, weight: f32| {
-        if alpha == 0.0 { 0.0 } else { f64::from(weight) * (delta.alpha() / alpha) }
-    };
-    let shared = deltas
-        .iter()
-        .all(|(delta, _)| Arc::ptr_eq(delta.plan(), first.plan()) || delta.entries().same_positions(first.entries()));
-    let (plan, sums) = if shared {
-        let mut sums = vec![0.0f64; first.entries().len()];
-        for (delta, weight) in deltas {
-            let factor = factor(delta, *weight);
-            for (sum, c) in sums.iter_mut().zip(delta.coefficients()) {
-                *sum += factor * f64::from(c);
-            }
-        }
-        (Arc::clone(first.plan()), sums)
+        (first.entries.clone(), sums)
     } else {
-        union(name, deltas, factor, unions)?
+        let shape = shape.ok_or_else(|| AdapterError::ShapeUnknown { module: name.to_owned() })?;
+        let union = union(name, shape, parts, unions, plans)?;
+        let mut sums = vec![0.0f64; union.entries.len()];
+        for (Part { module, factor }, places) in parts.iter().zip(&union.places) {
+            places.iter().zip(&module.coefficients).for_each(|(&at, &c)| sums[at] += factor * f64::from(c));
+        }
+        (FileEntries::Listed(Arc::clone(&union.entries)), sums)
     };
     let coefficients: Vec<f32> = sums.into_iter().map(|sum| sum as f32).collect();
     check_finite(name, &coefficients)?;
-    let refused = |source| AdapterError::Entries { module: name.to_owned(), source };
-    FourierDelta::new(plan, &coefficients, alpha).map_err(refused)
+    Ok(FileModule { name: name.to_owned(), shape, alpha, coefficients, entries })
 }
 
-/// The union of the positions, in order of first appearance, and the sum at each.
-fn union(
+/// The shape that all parts which know one agree on.
+fn common_shape(name: &str, parts: &[Part<'_>]) -> Result<Option<Shape>, AdapterError> {
+    let mut shapes = parts.iter().filter_map(|part| part.module.shape);
+    let Some(expected) = shapes.next() else { return Ok(None) };
+    match shapes.find(|found| *found != expected) {
+        Some(found) => Err(AdapterError::ShapeMismatch { module: name.to_owned(), found, expected }),
+        None => Ok(Some(expected)),
+    }
+}
+
+/// The union of the parts' positions, in order of first appearance: one for all modules with the same parts.
+fn union<'a>(
     name: &str,
-    deltas: &[(&FourierDelta, f32)],
-    factor: impl Fn(&FourierDelta, f32) -> f64,
-    unions: &PlanCache,
-) -> Result<(Arc<Plan>, Vec<f64>), AdapterError> {
+    shape: Shape,
+    parts: &[Part<'_>],
+    unions: &'a mut Vec<Union>,
+    plans: &mut Plans<'_>,
+) -> Result<&'a Union, AdapterError> {
+    let same = |union: &Union| {
+        union.shape == shape
+            && union.draws.len() == parts.len()
+            && union.draws.iter().zip(parts).all(|((entries, n), part)| {
+                *n == part.module.coefficients.len() && entries.same_draw(&part.module.entries)
+            })
+    };
+    let at = unions.iter().position(same).unwrap_or(unions.len());
+    if at == unions.len() {
+        unions.push(
+            unite(shape, parts, plans).map_err(|source| AdapterError::Entries { module: name.to_owned(), source })?,
+        );
+    }
+    Ok(&unions[at])
+}
+
+fn unite(shape: Shape, parts: &[Part<'_>], plans: &mut Plans<'_>) -> Result<Union, SpectralError> {
     let mut at: HashMap<(u32, u32), usize> = HashMap::new();
-    let (mut rows, mut cols, mut sums) = (Vec::new(), Vec::new(), Vec::new());
-    for (delta, weight) in deltas {
-        let factor = factor(delta, *weight);
-        let entries = delta.entries();
-        for ((&row, &col), c) in entries.rows().iter().zip(entries.cols()).zip(delta.coefficients()) {
-            let index = *at.entry((row, col)).or_insert_with(|| {
+    let (mut rows, mut cols, mut draws, mut places) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for Part { module, .. } in parts {
+        let n = module.coefficients.len();
+        let plan = plans.get(shape, n, &module.entries)?;
+        let positions = plan.entries().rows().iter().zip(plan.entries().cols());
+        let place = |(&row, &col): (&u32, &u32)| {
+            *at.entry((row, col)).or_insert_with(|| {
                 rows.push(row);
                 cols.push(col);
-                sums.push(0.0);
-                sums.len() - 1
-            });
-            sums[index] += factor * f64::from(c);
-        }
+                rows.len() - 1
+            })
+        };
+        places.push(positions.map(place).collect());
+        draws.push((module.entries.clone(), n));
     }
-    // All have the first one's shape.
-    let shape = deltas.first().ok_or(AdapterError::NoModules)?.0.entries().shape();
-    let entries = Entries::explicit(shape, rows, cols)
-        .map_err(|source| AdapterError::Entries { module: name.to_owned(), source })?;
-    Ok((unions.of(entries), sums))
+    let entries = Arc::new(Entries::explicit(shape, rows, cols)?);
+    Ok(Union { shape, draws, entries, places })
 }

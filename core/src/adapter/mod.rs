@@ -1,9 +1,9 @@
 //! Adapters: what a file holds, as an immutable value a model can be run with.
 //!
 //! [`AdapterFile`] reads a PEFT directory or a single `.safetensors` file and checks everything that can be
-//! checked without a model; [`AdapterFile::resolve`] brings in the shapes of the modules and yields an [`Adapter`], whole
-//! or not at all. [`Delta`] is what a module's change can do, whatever its kind, and [`DeltaScratch`] what that
-//! takes per thread. [`mix`](mix()) adds adapters up, [`Registry`] holds loaded ones by alias.
+//! checked without a model, writes either and mixes; [`AdapterFile::resolve`] brings in the shapes of the modules and
+//! yields an [`Adapter`], whole or not at all, and [`Adapter::to_file`] is the way back. [`Delta`] is what a module's change can do, whatever its kind, and [`DeltaScratch`] what that
+//! takes per thread. [`mix`](mix()) adds adapters in memory up, [`Registry`] holds loaded ones by alias.
 //!
 //! This room imports from [`spectral`](crate::spectral) only.
 
@@ -15,6 +15,7 @@ mod file;
 mod fourier;
 mod mix;
 mod peft;
+mod plans;
 mod registry;
 mod rows;
 mod scratch;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::file::{FileEntries, FileModule};
 use super::tensors::{self, Tensor};
-use super::{Adapter, AdapterError, AdapterFile, FourierDelta, Names, Origin, PeftConfig, Selection, disk};
+use super::{AdapterError, AdapterFile, Names, Origin, PeftConfig, Selection, disk};
 use crate::spectral::EntrySource;
 
 const CONFIG: &str = "adapter_config.json";
@@ -77,44 +77,33 @@ pub(super) fn parse(config: &Arc<PeftConfig>, weights: &[u8]) -> Result<AdapterF
 }
 
 /// Writes a directory.
-pub(super) fn save(adapter: &Adapter, dir: &Path) -> Result<(), AdapterError> {
-    let modules = fourier_modules(adapter)?;
-    let config = describe(adapter, &modules)?;
-    let tensors =
-        modules.iter().map(|(name, delta)| (format!("{PREFIX}{name}{SUFFIX}"), Tensor::f32(&delta.coefficients())));
+pub(super) fn save(file: &AdapterFile, dir: &Path) -> Result<(), AdapterError> {
+    let config = describe(file)?;
+    let spectrum =
+        |module: &FileModule| (format!("{PREFIX}{}{SUFFIX}", module.name), Tensor::f32(&module.coefficients));
+    let tensors = file.modules.iter().map(spectrum);
     // PEFT's own writer marks its files so.
     let metadata = [("format".to_owned(), "pt".to_owned())].into();
     let weights = safetensors::serialize(tensors, Some(metadata)).map_err(AdapterError::Safetensors)?;
     disk::replace_folder(dir, &[(WEIGHTS, &weights), (CONFIG, config.to_json().as_bytes())])
 }
 
-/// The modules as FourierFT, or which of them is not.
-fn fourier_modules(adapter: &Adapter) -> Result<Vec<(&str, &FourierDelta)>, AdapterError> {
-    adapter
-        .modules()
-        .map(|(name, delta)| {
-            let fourier = delta.as_fourier();
-            fourier.map(|f| (name, f)).ok_or_else(|| AdapterError::NotPeft(format!("{name} is not FourierFT")))
-        })
-        .collect()
-}
-
 /// The configuration that selects exactly these modules with their seed, α and numbers of coefficients.
-fn describe(adapter: &Adapter, modules: &[(&str, &FourierDelta)]) -> Result<PeftConfig, AdapterError> {
-    let scaling = adapter.alpha().ok_or_else(|| AdapterError::NotPeft("modules differ in alpha".to_owned()))?;
-    let mut seeds = modules.iter().map(|(name, delta)| match delta.entries().source() {
-        EntrySource::Seeded { seed } => Ok(seed),
-        other => Err(AdapterError::NotPeft(format!("the entries of {name} are not drawn by PEFT's rule: {other}"))),
-    });
-    // An adapter has at least one module.
-    let first = seeds.next().unwrap_or(Err(AdapterError::NoModules))?;
-    for seed in seeds {
-        if seed? != first {
+fn describe(file: &AdapterFile) -> Result<PeftConfig, AdapterError> {
+    let modules = &file.modules;
+    // A file has at least one module.
+    let first = modules.first().ok_or(AdapterError::NoModules)?;
+    let seed = seed_of(first)?;
+    for module in modules {
+        if module.alpha != first.alpha {
+            return Err(AdapterError::NotPeft("modules differ in alpha".to_owned()));
+        }
+        if seed_of(module)? != seed {
             return Err(AdapterError::NotPeft("modules differ in seed".to_owned()));
         }
     }
-    if let Some(known) = adapter.config() {
-        let kept = PeftConfig { scaling, random_loc_seed: first, ..PeftConfig::clone(known) };
+    if let Some(known) = &file.config {
+        let kept = PeftConfig { scaling: first.alpha, random_loc_seed: seed, ..PeftConfig::clone(known) };
         if fits(&kept, modules)? {
             return Ok(kept);
         }
@@ -122,18 +111,18 @@ fn describe(adapter: &Adapter, modules: &[(&str, &FourierDelta)]) -> Result<Peft
     let (n_frequency, n_frequency_pattern) = counts(modules);
     let config = PeftConfig {
         n_frequency,
-        scaling,
-        random_loc_seed: first,
+        scaling: first.alpha,
+        random_loc_seed: seed,
         // Whole names: an ending could also target modules that are not in the adapter.
-        target_modules: Names::List(modules.iter().map(|(name, _)| (*name).to_owned()).collect()),
+        target_modules: Names::List(modules.iter().map(|module| module.name.clone()).collect()),
         exclude_modules: None,
         fan_in_fan_out: false,
         layers_to_transform: None,
         layers_pattern: Vec::new(),
         n_frequency_pattern,
         init_weights: true,
-        base_model: adapter.origin().base_model.clone(),
-        task_type: adapter.origin().task_type.clone(),
+        base_model: file.origin.base_model.clone(),
+        task_type: file.origin.task_type.clone(),
     };
     if !fits(&config, modules)? {
         return Err(AdapterError::NotPeft("module names are ambiguous as patterns".to_owned()));
@@ -141,22 +130,31 @@ fn describe(adapter: &Adapter, modules: &[(&str, &FourierDelta)]) -> Result<Peft
     Ok(config)
 }
 
+/// The seed that PEFT draws the module's positions from.
+fn seed_of(module: &FileModule) -> Result<u64, AdapterError> {
+    let name = &module.name;
+    match module.entries.source() {
+        EntrySource::Seeded { seed } => Ok(seed),
+        other => Err(AdapterError::NotPeft(format!("the entries of {name} are not drawn by PEFT's rule: {other}"))),
+    }
+}
+
 /// The most common number of coefficients, and the modules that have another.
-fn counts(modules: &[(&str, &FourierDelta)]) -> (usize, Vec<(String, usize)>) {
+fn counts(modules: &[FileModule]) -> (usize, Vec<(String, usize)>) {
     let mut tally = BTreeMap::new();
-    for (_, delta) in modules {
-        *tally.entry(delta.entries().len()).or_insert(0usize) += 1;
+    for module in modules {
+        *tally.entry(module.coefficients.len()).or_insert(0usize) += 1;
     }
     let common = tally.iter().max_by_key(|(_, times)| **times).map_or(1, |(n, _)| *n);
-    let others = modules.iter().map(|(name, delta)| ((*name).to_owned(), delta.entries().len()));
+    let others = modules.iter().map(|module| (module.name.clone(), module.coefficients.len()));
     (common, others.filter(|(_, n)| *n != common).collect())
 }
 
 /// Whether the configuration targets every module with its number of coefficients.
-fn fits(config: &PeftConfig, modules: &[(&str, &FourierDelta)]) -> Result<bool, AdapterError> {
+fn fits(config: &PeftConfig, modules: &[FileModule]) -> Result<bool, AdapterError> {
     let selection = Selection::new(config)?;
-    for (name, delta) in modules {
-        if !selection.selects(name)? || selection.n_frequency(name)? != delta.entries().len() {
+    for FileModule { name, coefficients, .. } in modules {
+        if !selection.selects(name)? || selection.n_frequency(name)? != coefficients.len() {
             return Ok(false);
         }
     }

@@ -20,10 +20,7 @@ const OUTPUT_HEADS: [&str; 2] = ["lm_head", "embed_out"];
 /// the engine here does not know are refused.
 #[derive(Debug)]
 pub struct Selection<'a> {
-    config: &'a PeftConfig,
-    target: Option<Regex>,
-    exclude: Option<Regex>,
-    layer: Vec<Regex>,
+    targets: Targets<'a>,
     counts: Vec<(Regex, usize)>,
 }
 
@@ -33,6 +30,50 @@ impl<'a> Selection<'a> {
     /// # Errors
     /// [`AdapterError::Pattern`].
     pub fn new(config: &'a PeftConfig) -> Result<Self, AdapterError> {
+        let counts = config
+            .n_frequency_pattern
+            .iter()
+            // As in PEFT, the key stands in the expression without brackets of its own.
+            .map(|(p, n)| Ok((compile("n_frequency_pattern", p, &format!(r"\A(?:.*\.{p}$)"))?, *n)))
+            .collect::<Result<_, AdapterError>>()?;
+        Ok(Self { targets: Targets::new(config)?, counts })
+    }
+
+    /// Whether `module` is targeted.
+    ///
+    /// # Errors
+    /// [`AdapterError::Pattern`] if an expression takes too long on it.
+    pub fn selects(&self, module: &str) -> Result<bool, AdapterError> {
+        self.targets.contains(module)
+    }
+
+    /// The number of coefficients that `module` has.
+    ///
+    /// # Errors
+    /// [`AdapterError::Pattern`] if an expression takes too long on it.
+    pub fn n_frequency(&self, module: &str) -> Result<usize, AdapterError> {
+        for (regex, n) in &self.counts {
+            if matches("n_frequency_pattern", regex, module)? {
+                return Ok(*n);
+            }
+        }
+        // Where no expression matches, PEFT looks the name itself up among the keys.
+        let exact = self.targets.config.n_frequency_pattern.iter().find(|(key, _)| key == module);
+        Ok(exact.map_or(self.targets.config.n_frequency, |(_, n)| *n))
+    }
+}
+
+/// Which modules are targeted. Compiled without the counts, of which there may be one per module.
+#[derive(Debug)]
+pub(super) struct Targets<'a> {
+    config: &'a PeftConfig,
+    target: Option<Regex>,
+    exclude: Option<Regex>,
+    layer: Vec<Regex>,
+}
+
+impl<'a> Targets<'a> {
+    pub(super) fn new(config: &'a PeftConfig) -> Result<Self, AdapterError> {
         let whole = |field, names: &Names| match names {
             Names::Pattern(p) => compile(field, p, &format!(r"\A(?:{p})\z")).map(Some),
             _ => Ok(None),
@@ -50,20 +91,10 @@ impl<'a> Selection<'a> {
             target: whole("target_modules", &config.target_modules)?,
             exclude: config.exclude_modules.as_ref().map_or(Ok(None), |n| whole("exclude_modules", n))?,
             layer,
-            counts: config
-                .n_frequency_pattern
-                .iter()
-                // As in PEFT, the key stands in the expression without brackets of its own.
-                .map(|(p, n)| Ok((compile("n_frequency_pattern", p, &format!(r"\A(?:.*\.{p}$)"))?, *n)))
-                .collect::<Result<_, AdapterError>>()?,
         })
     }
 
-    /// Whether `module` is targeted.
-    ///
-    /// # Errors
-    /// [`AdapterError::Pattern`] if an expression takes too long on it.
-    pub fn selects(&self, module: &str) -> Result<bool, AdapterError> {
+    pub(super) fn contains(&self, module: &str) -> Result<bool, AdapterError> {
         let excluded = match (&self.exclude, &self.config.exclude_modules) {
             (Some(regex), _) => matches("exclude_modules", regex, module)?,
             (None, Some(Names::List(names))) => listed(names, module),
@@ -78,21 +109,6 @@ impl<'a> Selection<'a> {
             (None, Names::List(names)) => Ok(listed(names, module) && self.selects_layer(module)?),
             (None, _) => Ok(!OUTPUT_HEADS.contains(&module)),
         }
-    }
-
-    /// The number of coefficients that `module` has.
-    ///
-    /// # Errors
-    /// [`AdapterError::Pattern`] if an expression takes too long on it.
-    pub fn n_frequency(&self, module: &str) -> Result<usize, AdapterError> {
-        for (regex, n) in &self.counts {
-            if matches("n_frequency_pattern", regex, module)? {
-                return Ok(*n);
-            }
-        }
-        // Where no expression matches, PEFT looks the name itself up among the keys.
-        let exact = self.config.n_frequency_pattern.iter().find(|(key, _)| key == module);
-        Ok(exact.map_or(self.config.n_frequency, |(_, n)| *n))
     }
 
     fn selects_layer(&self, module: &str) -> Result<bool, AdapterError> {

@@ -5,9 +5,11 @@
 //! and `modules`. `entries` is a list of position sets, each with `out`, `in`, `n` and one of
 //! `{"source":"seeded","seed"}` (PEFT's rule), `{"source":"biased","seed","center","bandwidth"}` (the paper's Eq. 5) or
 //! `{"source":"explicit"}`, whose positions are the tensor `entries.<index>`, `[2, n]` of U32 or I32, rows then columns.
+//! `out` and `in`, the shape of the weights, go together; drawn positions may lack them, and then the base model has to give
+//! the shape before they are drawn, as with PEFT. Where they stand they must be the model's.
 //! `modules` is a list of `{"name","entries","alpha"}` where `entries` is an index into that list, and each module's
-//! coefficients are the tensor `<name>.spectrum`, `[n]` of F32, F16 or BF16, in the order of the positions. So the file
-//! needs neither a model nor a PEFT configuration. Everything must be used, nothing may be missing, no
+//! coefficients are the tensor `<name>.spectrum`, `[n]` of F32, F16 or BF16, in the order of the positions. So a file with
+//! all its shapes needs neither a model nor a PEFT configuration. Everything must be used, nothing may be missing, no
 //! field may be unknown: a file that says less or more than this is refused whole.
 
 use std::collections::HashSet;
@@ -20,8 +22,8 @@ use serde::{Deserialize, Serialize};
 use super::file::{FileEntries, FileModule};
 use super::peft::MAX_WEIGHTS;
 use super::tensors::{self, Tensor};
-use super::{Adapter, AdapterError, AdapterFile, Origin, disk};
-use crate::spectral::{Entries, EntrySource, Plan, Shape};
+use super::{AdapterError, AdapterFile, Origin, disk};
+use crate::spectral::{Entries, EntrySource, Shape};
 
 const KEY: &str = "timbre";
 const VERSION: u64 = 1;
@@ -49,8 +51,10 @@ struct Preamble {
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct EntrySet {
-    out: usize,
-    r#in: usize,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    out: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    r#in: Option<usize>,
     n: usize,
     source: SourceName,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -120,7 +124,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<AdapterFile, AdapterError> {
         used.insert(name);
         modules.push(FileModule {
             name: record.name.clone(),
-            shape: Some(*shape),
+            shape: *shape,
             alpha: record.alpha,
             coefficients,
             entries: entries.clone(),
@@ -154,15 +158,23 @@ fn read_entries(
     set: &EntrySet,
     name: &str,
     tensors: &SafeTensors<'_>,
-) -> Result<(Shape, usize, FileEntries), AdapterError> {
+) -> Result<(Option<Shape>, usize, FileEntries), AdapterError> {
     let refused = |source| AdapterError::Entries { module: name.to_owned(), source };
-    let shape = Shape::new(set.out, set.r#in).map_err(refused)?;
+    let shape = match (set.out, set.r#in) {
+        (Some(out), Some(r#in)) => Some(Shape::new(out, r#in).map_err(refused)?),
+        (None, None) => None,
+        _ => return Err(inconsistent(format!("{name}: out and in do not go without each other"))),
+    };
+    if set.n == 0 {
+        return Err(inconsistent(format!("{name}: n is 0")));
+    }
     let entries = match (&set.source, set.seed, set.center, set.bandwidth) {
         (SourceName::Seeded, Some(seed), None, None) => FileEntries::Seeded { seed },
         (SourceName::Biased, Some(seed), Some(center), Some(bandwidth)) => {
             FileEntries::Biased { seed, center, bandwidth }
         }
         (SourceName::Explicit, None, None, None) => {
+            let shape = shape.ok_or_else(|| inconsistent(format!("{name}: explicit entries need out and in")))?;
             let view = tensors.tensor(name).map_err(|_| AdapterError::MissingTensor { name: name.to_owned() })?;
             let (rows, cols) = tensors::positions(name, &view)?;
             let entries = Entries::explicit(shape, rows, cols).map_err(refused)?;
@@ -177,41 +189,38 @@ fn read_entries(
 }
 
 /// Writes a file.
-pub(super) fn save(adapter: &Adapter, path: &Path, f16: bool) -> Result<(), AdapterError> {
-    let mut plans: Vec<&Arc<Plan>> = Vec::new();
-    let mut modules = Vec::with_capacity(adapter.len());
-    let mut tensors = Vec::with_capacity(adapter.len());
-    for (name, delta) in adapter.modules() {
-        let Some(fourier) = delta.as_fourier() else {
-            return Err(AdapterError::Unsupported { field: "kind".to_owned(), found: name.to_owned() });
+pub(super) fn save(file: &AdapterFile, path: &Path, f16: bool) -> Result<(), AdapterError> {
+    // The first module with each set of positions.
+    let mut sets: Vec<&FileModule> = Vec::new();
+    let mut modules = Vec::with_capacity(file.modules.len());
+    let mut tensors = Vec::with_capacity(file.modules.len());
+    for module in &file.modules {
+        let (name, coefficients) = (&module.name, &module.coefficients);
+        let same = |set: &&FileModule| {
+            set.shape == module.shape
+                && set.coefficients.len() == coefficients.len()
+                && set.entries.same_draw(&module.entries)
         };
-        let same = |plan: &&Arc<Plan>| {
-            Arc::ptr_eq(plan, fourier.plan())
-                || (plan.entries().source() == fourier.entries().source()
-                    && plan.entries().same_positions(fourier.entries()))
-        };
-        let entries = plans.iter().position(same).unwrap_or(plans.len());
-        if entries == plans.len() {
-            plans.push(fourier.plan());
+        let entries = sets.iter().position(same).unwrap_or(sets.len());
+        if entries == sets.len() {
+            sets.push(module);
         }
-        let coefficients = fourier.coefficients();
-        let tensor = if f16 { Tensor::f16(name, &coefficients)? } else { Tensor::f32(&coefficients) };
+        let tensor = if f16 { Tensor::f16(name, coefficients)? } else { Tensor::f32(coefficients) };
         tensors.push((spectrum_tensor(name), tensor));
-        modules.push(ModuleRecord { name: name.to_owned(), entries, alpha: fourier.alpha() });
+        modules.push(ModuleRecord { name: name.clone(), entries, alpha: module.alpha });
     }
-    for (index, plan) in plans.iter().enumerate() {
-        let entries = plan.entries();
-        if entries.source() == EntrySource::Explicit {
+    for (index, set) in sets.iter().enumerate() {
+        if let FileEntries::Listed(entries) = &set.entries {
             tensors.push((entries_tensor(index), Tensor::positions(entries.rows(), entries.cols())));
         }
     }
     let header = Header {
         version: VERSION,
         kind: KIND.to_owned(),
-        base: adapter.base().map(str::to_owned),
-        base_model: adapter.origin().base_model.clone(),
-        task_type: adapter.origin().task_type.clone(),
-        entries: plans.iter().map(|plan| describe(plan.entries())).collect(),
+        base: file.base.clone(),
+        base_model: file.origin.base_model.clone(),
+        task_type: file.origin.task_type.clone(),
+        entries: sets.into_iter().map(describe).collect(),
         modules,
     };
     let header = serde_json::to_string(&header).map_err(AdapterError::Json)?;
@@ -220,10 +229,11 @@ pub(super) fn save(adapter: &Adapter, path: &Path, f16: bool) -> Result<(), Adap
     disk::replace(path, &bytes)
 }
 
-fn describe(entries: &Entries) -> EntrySet {
-    let (out, r#in, n) = (entries.shape().rows(), entries.shape().cols(), entries.len());
+fn describe(module: &FileModule) -> EntrySet {
+    let (out, r#in) = module.shape.map(|shape| (shape.rows(), shape.cols())).unzip();
+    let n = module.coefficients.len();
     let set = |source, seed, center, bandwidth| EntrySet { out, r#in, n, source, seed, center, bandwidth };
-    match entries.source() {
+    match module.entries.source() {
         EntrySource::Seeded { seed } => set(SourceName::Seeded, Some(seed), None, None),
         EntrySource::Biased { seed, center, bandwidth } => {
             set(SourceName::Biased, Some(seed), Some(center), Some(bandwidth))

@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{AdapterError, AdapterSummary, Delta, PeftConfig, peft, single};
+use super::file::{FileEntries, FileModule};
+use super::select::Targets;
+use super::{AdapterError, AdapterFile, AdapterSummary, Delta, PeftConfig};
 
 /// A set of changes to a model's modules. Immutable and cheap to share: hold it in an `Arc`.
 #[derive(Debug, Clone)]
@@ -117,10 +119,6 @@ impl Adapter {
         &self.origin
     }
 
-    pub(super) fn config(&self) -> Option<&Arc<PeftConfig>> {
-        self.config.as_ref()
-    }
-
     /// Refuses a base model other than the one it was made for. One that names no base goes with any.
     ///
     /// # Errors
@@ -139,25 +137,58 @@ impl Adapter {
         AdapterSummary::of(self)
     }
 
-    /// Writes a directory that PEFT loads: `adapter_config.json` with every field of `FourierFTConfig`, and
-    /// `adapter_model.safetensors` with the coefficients in f32, bit for bit.
-    ///
-    /// A new directory appears whole or not at all; in an existing one each file is replaced whole, weights first.
+    /// Those of `modules`, the model's linear layers by the names this adapter would have for them, that the adapter's
+    /// PEFT configuration targets and the adapter does not change. PEFT runs such an adapter, with those layers as
+    /// training began; here there is nothing to run. Empty for an adapter without a configuration.
     ///
     /// # Errors
-    /// [`AdapterError::NotPeft`] where PEFT has no way to say it: entries that are not drawn from one seed, or more
-    /// than one α; [`AdapterError::Io`].
-    pub fn save_peft(&self, dir: &Path) -> Result<(), AdapterError> {
-        peft::save(self, dir)
+    /// [`AdapterError::Pattern`] if an expression takes too long on a name.
+    pub fn missing<'a>(&self, modules: impl Iterator<Item = &'a str>) -> Result<Vec<String>, AdapterError> {
+        let Some(config) = &self.config else { return Ok(Vec::new()) };
+        let targets = Targets::new(config)?;
+        let mut missing = Vec::new();
+        for module in modules {
+            if self.get(module).is_none() && targets.contains(module)? {
+                missing.push(module.to_owned());
+            }
+        }
+        Ok(missing)
     }
 
-    /// Writes a single `.safetensors` file with the coefficients in f32, bit for bit, or in `f16`.
+    /// The adapter as a file would hold it, with every shape.
     ///
     /// # Errors
-    /// [`AdapterError::F16Range`]; [`AdapterError::Unsupported`] for a module that is not FourierFT;
-    /// [`AdapterError::Io`].
+    /// [`AdapterError::NotFourier`].
+    pub fn to_file(&self) -> Result<AdapterFile, AdapterError> {
+        let describe = |(name, delta): (&str, &Arc<dyn Delta>)| {
+            let fourier = delta.as_fourier().ok_or_else(|| AdapterError::NotFourier { module: name.to_owned() })?;
+            Ok(FileModule {
+                name: name.to_owned(),
+                shape: Some(fourier.entries().shape()),
+                alpha: fourier.alpha(),
+                coefficients: fourier.coefficients(),
+                entries: FileEntries::of(fourier.plan().entries()),
+            })
+        };
+        let modules = self.modules().map(describe).collect::<Result<_, AdapterError>>()?;
+        let (base, origin, config) = (self.base.clone(), self.origin.clone(), self.config.clone());
+        Ok(AdapterFile { modules, base, origin, config })
+    }
+
+    /// [`AdapterFile::save_peft`].
+    ///
+    /// # Errors
+    /// As [`AdapterFile::save_peft`]; [`AdapterError::NotFourier`].
+    pub fn save_peft(&self, dir: &Path) -> Result<(), AdapterError> {
+        self.to_file()?.save_peft(dir)
+    }
+
+    /// [`AdapterFile::save_single`], with every shape.
+    ///
+    /// # Errors
+    /// As [`AdapterFile::save_single`]; [`AdapterError::NotFourier`].
     pub fn save_single(&self, path: &Path, f16: bool) -> Result<(), AdapterError> {
-        single::save(self, path, f16)
+        self.to_file()?.save_single(path, f16)
     }
 }
 
