@@ -30,7 +30,7 @@ const PROMPTS: [&str; 4] = [
 fn model_path() -> PathBuf {
     let folder = std::env::var_os("TIMBRE_TEST_MODELS")
         .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/models")), PathBuf::from);
-    let path = folder.join("gemma-3-270m-it-Q4_K_M.gguf");
+    let path = folder.join("gemma-3-270m-Q4_K_M.gguf");
     assert!(path.is_file(), "{} is missing: `just models` fetches the test models", path.display());
     path
 }

@@ -39,7 +39,7 @@ pub const SMOLLM2: Model = Model {
 
 /// Gemma 3 270M instruct, Q4_K_M.
 pub const GEMMA3_270M: Model = Model {
-    file: "gemma-3-270m-it-Q4_K_M.gguf",
+    file: "gemma-3-270m-Q4_K_M.gguf",
     bytes: 253_113_024,
     sha256: "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
     licence: "Gemma Terms of Use",

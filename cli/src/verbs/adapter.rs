@@ -74,7 +74,7 @@ impl BaseArg {
         let model = Model::open(path, &ModelOptions::default())?;
         let adapter = file.resolve(model.plans(), |module| model.module_shape(module))?;
         adapter.check_base(model.gguf().fingerprint())?;
-        Ok(AdapterFile::from(&adapter.with_base(model.gguf().fingerprint())))
+        Ok(adapter.with_base(model.gguf().fingerprint()).to_file()?)
     }
 }
 

@@ -1,5 +1,7 @@
 //! The forward pass shared by every architecture.
 
+use std::ops::Range;
+
 use crate::gguf::Gguf;
 use crate::kernels::{Compute, Matrix, dequantize, for_each_chunk, vector};
 
@@ -67,6 +69,10 @@ pub struct Decoder {
     pub logit_soft_cap: Option<f32>,
 }
 
+/// Rows whose logits are computed together when all are wanted: enough to use the head's blocks several times, few enough
+/// that 262,144 logits a row stay small.
+const HEAD_ROWS: usize = 8;
+
 /// Which rows' logits a forward pass computes.
 pub enum Wanted<'a> {
     /// None: only the KV cache is filled.
@@ -114,14 +120,15 @@ impl Decoder {
             self.layers_forward(pass, part)?;
             match &mut wanted {
                 Wanted::Nothing => {}
-                Wanted::Last if last => {
-                    self.head_forward(pass, part.len() - 1)?;
-                }
+                Wanted::Last if last => self.head_forward(pass, part.len() - 1..part.len())?,
                 Wanted::Last => {}
                 Wanted::All(each) => {
-                    for row in 0..part.len() {
-                        self.head_forward(pass, row)?;
-                        each(i * batch + row, pass.scratch.logits());
+                    for first in (0..part.len()).step_by(HEAD_ROWS) {
+                        let rows = first..part.len().min(first + HEAD_ROWS);
+                        self.head_forward(pass, rows.clone())?;
+                        for (row, logits) in rows.zip(pass.scratch.logits.chunks_exact(self.vocab)) {
+                            each(i * batch + row, logits);
+                        }
                     }
                 }
             }
@@ -175,7 +182,8 @@ impl Decoder {
         let (q, k, v) = (&mut q[..rows * q_len], &mut k[..rows * kv_len], &mut v[..rows * kv_len]);
 
         layer.attention_norm.forward(gguf, compute.pool(), x, normed);
-        activations.load(compute, rows, self.hidden, normed);
+        let types = [attention.q.ty(), attention.k.ty(), attention.v.ty()];
+        activations.load_for(compute, &types, rows, self.hidden, normed);
         let mut jobs = [
             (attention.q.matrix(gguf)?, &mut *q),
             (attention.k.matrix(gguf)?, &mut *k),
@@ -211,7 +219,7 @@ impl Decoder {
         heads.attend(compute.pool(), kv_layer, start, q, mixed, workers);
 
         let out = &mut out[..rows * self.hidden];
-        activations.load(compute, rows, q_len, mixed);
+        activations.load_for(compute, &[attention.o.ty()], rows, q_len, mixed);
         compute.matmul(attention.o.matrix(gguf)?, activations, out);
         add_bias(gguf, &attention.o, out);
         adapters.apply(compute.pool(), deltas, index, [(LinearKind::O, &attention.o)], mixed, [&mut *out]);
@@ -228,7 +236,7 @@ impl Decoder {
         let (gate, up) = (&mut gate[..rows * self.inner], &mut up[..rows * self.inner]);
 
         layer.mlp_norm.forward(gguf, compute.pool(), x, normed);
-        activations.load(compute, rows, self.hidden, normed);
+        activations.load_for(compute, &[mlp.gate.ty(), mlp.up.ty()], rows, self.hidden, normed);
         let mut jobs: [(Matrix<'_>, &mut [f32]); 2] =
             [(mlp.gate.matrix(gguf)?, &mut *gate), (mlp.up.matrix(gguf)?, &mut *up)];
         compute.matmul_group(&mut jobs, activations);
@@ -241,7 +249,7 @@ impl Decoder {
             mlp.activation.gate(gate, up);
         });
         let out = &mut out[..rows * self.hidden];
-        activations.load(compute, rows, self.inner, gate);
+        activations.load_for(compute, &[mlp.down.ty()], rows, self.inner, gate);
         compute.matmul(mlp.down.matrix(gguf)?, activations, out);
         add_bias(gguf, &mlp.down, out);
         adapters.apply(compute.pool(), deltas, index, [(LinearKind::Down, &mlp.down)], gate, [&mut *out]);
@@ -249,19 +257,26 @@ impl Decoder {
         Ok(())
     }
 
-    /// Logits of one row of the batch, into [`Scratch::logits`].
-    fn head_forward(&self, pass: &mut Pass<'_>, row: usize) -> Result<(), ModelError> {
+    /// Logits of some rows of the batch, one after the other into [`Scratch::logits`], which grows if they are many.
+    fn head_forward(&self, pass: &mut Pass<'_>, rows: Range<usize>) -> Result<(), ModelError> {
         let Pass { gguf, compute, scratch, kv, .. } = pass;
         let Scratch { x, normed, logits, activations, .. } = &mut **scratch;
-        let normed = &mut normed[..self.hidden];
-        self.norm.forward(gguf, compute.pool(), &x[row * self.hidden..][..self.hidden], normed);
-        activations.load(compute, 1, self.hidden, normed);
-        compute.matmul(self.head.matrix(gguf)?, activations, logits);
-        if let Some(cap) = self.logit_soft_cap {
-            vector::soft_cap(logits, cap);
+        let count = rows.len();
+        if logits.len() < count * self.vocab {
+            logits.resize(count * self.vocab, 0.0);
         }
-        if !vector::dot(logits, logits).is_finite() {
-            return Err(ModelError::NonFinite { position: kv.len() + row });
+        let logits = &mut logits[..count * self.vocab];
+        let normed = &mut normed[..count * self.hidden];
+        self.norm.forward(gguf, compute.pool(), &x[rows.start * self.hidden..rows.end * self.hidden], normed);
+        activations.load_for(compute, &[self.head.ty()], count, self.hidden, normed);
+        compute.matmul(self.head.matrix(gguf)?, activations, logits);
+        for (row, logits) in rows.zip(logits.chunks_exact_mut(self.vocab)) {
+            if let Some(cap) = self.logit_soft_cap {
+                vector::soft_cap(logits, cap);
+            }
+            if !vector::dot(logits, logits).is_finite() {
+                return Err(ModelError::NonFinite { position: kv.len() + row });
+            }
         }
         Ok(())
     }

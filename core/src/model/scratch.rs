@@ -28,7 +28,9 @@ pub struct Scratch {
     pub(super) head: Vec<f32>,
     /// Cosines and sines of every rotary embedding, for every row.
     pub(super) angles: Vec<f32>,
+    /// One row, more only where a pass wants every row's.
     pub(super) logits: Vec<f32>,
+    vocab: usize,
     pub(super) activations: Activations,
     /// One a worker; a worker locks only its own.
     pub(super) deltas: Vec<Mutex<DeltaScratch>>,
@@ -71,6 +73,7 @@ impl Scratch {
             head: vec![0.0; head_dim],
             angles: rows(angles),
             logits: vec![0.0; decoder.vocab],
+            vocab: decoder.vocab,
             activations: Activations::with_capacity(batch, widest),
             deltas: (0..workers).map(|_| delta()).collect(),
             attention: (0..workers).map(|_| attention()).collect(),
@@ -84,11 +87,11 @@ impl Scratch {
 
     /// The logits the last pass left, one a vocabulary entry.
     pub fn logits(&self) -> &[f32] {
-        &self.logits
+        &self.logits[..self.vocab]
     }
 
     /// The same, for a sampler that works in place.
     pub fn logits_mut(&mut self) -> &mut [f32] {
-        &mut self.logits
+        &mut self.logits[..self.vocab]
     }
 }

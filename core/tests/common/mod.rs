@@ -9,7 +9,7 @@ use timbre::gguf::Gguf;
 /// SmolLM2-135M-Instruct, Q4_1: `llama` architecture, byte-level BPE vocabulary.
 pub const SMOLLM2: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
 /// Gemma 3 270M, Q4_K_M: `gemma3` architecture, SentencePiece vocabulary.
-pub const GEMMA3: &str = "gemma-3-270m-it-Q4_K_M.gguf";
+pub const GEMMA3: &str = "gemma-3-270m-Q4_K_M.gguf";
 
 /// The path of a model file: in the folder `TIMBRE_TEST_MODELS`, by default `target/models` of the repository.
 pub fn model_path(file: &str) -> PathBuf {
