@@ -129,7 +129,7 @@ impl Vector {
             });
         }
         let vector = Self { offset: info.offset, len: info.len };
-        if vector.get(gguf).len() * size_of::<f32>() != info.len {
+        if size_of_val(vector.get(gguf)) != info.len {
             // The map begins on a page and the data section is aligned to at least 8, so only an odd offset can do this.
             return Err(GgufError::TensorAlignment {
                 name: info.name.clone(),

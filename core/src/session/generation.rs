@@ -85,7 +85,7 @@ impl Session {
     /// [`SessionError::Sampler`] for unusable options, [`SessionError::Model`] if the vocabulary is damaged.
     pub fn generate(&mut self, options: GenerateOptions) -> Result<Generation<'_>, SessionError> {
         let tokenizer = self.model().tokenizer()?.clone();
-        let sampler = Sampler::new(options.sampler.clone(), self.model().decoder().vocab)?;
+        let sampler = Sampler::new(options.sampler, self.model().decoder().vocab)?;
         let room = self.capacity().saturating_sub(self.tokens().len());
         let stats = Stats {
             prompt_tokens: self.tokens().len(),
