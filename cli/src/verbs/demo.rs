@@ -98,8 +98,8 @@ impl Demo {
 
         output::line(&format!("\nprompt: {}", self.prompt))?;
         let mut costs = vec![self.answer(&mut session, "base", ActiveAdapters::none())?];
-        for (name, bound) in loaded {
-            costs.push(self.answer(&mut session, name, ActiveAdapters::new(vec![(bound, 1.0)])?)?);
+        for (name, bound) in &loaded {
+            costs.push(self.answer(&mut session, name, ActiveAdapters::new(vec![(bound.clone(), 1.0)])?)?);
         }
         let again = self.answer(&mut session, "base", ActiveAdapters::none())?;
         let back = if again.text == costs[0].text { "word for word" } else { "differently" };
