@@ -32,3 +32,8 @@ pub mod quantize;
 pub mod session;
 pub mod spectral;
 pub mod tokenizer;
+
+/// Compiles the code of the README with the documentation's tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
