@@ -1,6 +1,9 @@
 //! Shared by the tests of `spectral` and `adapter`: the fixtures, and the spectral path in three calls.
 #![allow(dead_code)]
 
+#[path = "../common/fixtures.rs"]
+mod fixtures;
+
 use std::collections::HashMap;
 use std::io::Read;
 use std::path::PathBuf;
@@ -8,10 +11,7 @@ use std::sync::Arc;
 
 use timbre::spectral::{Complex32, Entries, Plan, RealFft, Transforms, transform};
 
-/// A file or folder of the fixtures.
-pub fn fixture(path: &str) -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/fixtures")).join(path)
-}
+pub use fixtures::fixture_path as fixture;
 
 /// One array of an `.npz`: shape and values, whatever their type, as f64.
 pub struct Array {
