@@ -84,9 +84,9 @@ impl Demo {
         for bundled in &ADAPTERS {
             let path = bundled.unpack(folder.path())?;
             let begin = Instant::now();
-            let bound = model.load_adapter(&path).map_err(|error| {
-                format!("{error}: the demo's adapters were tuned on SmolLM2-135M-Instruct, which this model is not")
-            })?;
+            let bound = model
+                .load_adapter(&path)
+                .map_err(|error| format!("{error} (the demo's adapters were tuned on SmolLM2-135M-Instruct)"))?;
             output::line(&format!(
                 "adapter {}: {} modules, {} coefficients, loaded in {:.2} ms - {}",
                 bundled.name,
