@@ -25,6 +25,7 @@ pub use activations::Activations;
 pub use attention::{tile_mix, tile_scores};
 pub use compute::Compute;
 pub use error::KernelError;
+pub(crate) use formats::LEVELS as IQ4_NL_LEVELS;
 pub use formats::dequantize;
 pub use matrix::Matrix;
 pub use parallel::for_each_chunk;

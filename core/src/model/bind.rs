@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::adapter::{Adapter, Delta, DeltaScratch};
+use crate::adapter::{Adapter, AdapterError, Delta, DeltaScratch};
 use crate::kernels::{Pool, for_each_chunk};
 
 use super::weights::{Linear, LinearKind};
@@ -10,15 +10,44 @@ use super::{Decoder, ModelError};
 
 /// Missing modules named in an error; an adapter for another model would list hundreds.
 const NAMED_MISSING: usize = 4;
-/// What stands before `layers.N.` in Hugging Face names: causal models, and Gemma 3 inside its multimodal wrapper.
-const LAYER_PREFIXES: [&str; 3] = ["model.layers.", "model.language_model.layers.", "language_model.model.layers."];
+
+/// What a Hugging Face wrapper calls the parts of a decoder.
+struct Wrapper {
+    /// What stands before a layer's number.
+    layers: &'static str,
+    /// The output head.
+    head: &'static str,
+}
+
+/// Causal models, and Gemma 3 inside its multimodal wrapper, by its present and its former names.
+const WRAPPERS: [Wrapper; 3] = [
+    Wrapper { layers: "model.layers.", head: "lm_head" },
+    Wrapper { layers: "model.language_model.layers.", head: "lm_head" },
+    Wrapper { layers: "language_model.model.layers.", head: "language_model.lm_head" },
+];
 
 /// The layer and linear a Hugging Face module path names, `model.layers.3.self_attn.q_proj` for one.
 pub(super) fn parse_module(module: &str) -> Option<(usize, LinearKind)> {
-    let rest = LAYER_PREFIXES.iter().find_map(|p| module.strip_prefix(p))?;
+    let rest = WRAPPERS.iter().find_map(|w| module.strip_prefix(w.layers))?;
     let (layer, name) = rest.split_once('.')?;
     let kind = LinearKind::ALL.into_iter().find(|k| k.hf_name() == name)?;
-    Some((layer.parse().ok()?, kind))
+    // `parse` alone would take a sign.
+    let layer = layer.bytes().all(|b| b.is_ascii_digit()).then(|| layer.parse().ok())??;
+    Some((layer, kind))
+}
+
+/// Every linear that a PEFT configuration could target in a decoder of `layers` layers, by the names of the wrappers that
+/// the adapter's own modules are in.
+fn candidates(adapter: &Adapter, layers: usize) -> Vec<String> {
+    let uses = |w: &&Wrapper| adapter.modules().any(|(module, _)| module.starts_with(w.layers));
+    let mut names = Vec::new();
+    for wrapper in WRAPPERS.iter().filter(uses) {
+        for layer in 0..layers {
+            names.extend(LinearKind::ALL.map(|kind| format!("{}{layer}.{}", wrapper.layers, kind.hf_name())));
+        }
+        names.push(wrapper.head.to_owned());
+    }
+    names
 }
 
 /// An adapter and where each of its deltas goes in one model. Immutable; a running generation keeps its `Arc`.
@@ -55,11 +84,20 @@ impl BoundAdapter {
                 return Err(ModelError::ModuleShape { adapter: name, module: module.into(), expected, found });
             }
             matched += 1;
-            layers[layer][kind as usize] = Some(delta.clone());
+            if layers[layer][kind as usize].replace(delta.clone()).is_some() {
+                // The same linear by the names of two wrappers: neither change may silently win.
+                return Err(AdapterError::Duplicate { module: module.to_owned() }.into());
+            }
         }
         if matched == 0 || !missing.is_empty() {
             missing.truncate(NAMED_MISSING);
             return Err(ModelError::Modules { adapter: name, matched, total, missing });
+        }
+        let mut missing = adapter.missing(candidates(&adapter, layers.len()).iter().map(String::as_str))?;
+        if !missing.is_empty() {
+            let count = missing.len();
+            missing.truncate(NAMED_MISSING);
+            return Err(ModelError::MissingSpectra { adapter: name, count, missing });
         }
         Ok(Self { adapter, name, base: base.to_owned(), layers, modules: matched })
     }
@@ -177,12 +215,19 @@ mod tests {
 
     #[test]
     fn module_names_of_each_wrapper_are_understood() {
-        for prefix in LAYER_PREFIXES {
-            let module = format!("{prefix}12.mlp.gate_proj");
+        for Wrapper { layers, .. } in WRAPPERS {
+            let module = format!("{layers}12.mlp.gate_proj");
             assert_eq!(parse_module(&module), Some((12, LinearKind::Gate)));
         }
-        for stray in ["model.layers.x.self_attn.q_proj", "model.layers.1.self_attn.qkv", "layers", "", "model.layers."]
-        {
+        for stray in [
+            "model.layers.x.self_attn.q_proj",
+            "model.layers.+1.self_attn.q_proj",
+            "model.layers..self_attn.q_proj",
+            "model.layers.1.self_attn.qkv",
+            "layers",
+            "",
+            "model.layers.",
+        ] {
             assert_eq!(parse_module(stray), None, "{stray}");
         }
     }

@@ -73,6 +73,12 @@ pub enum ModelError {
         /// The model's head size.
         head_dim: usize,
     },
+    /// The system does not give the memory that the KV cache needs.
+    #[error("a KV cache for {capacity} tokens does not fit in memory; ask for a smaller context")]
+    KvMemory {
+        /// Tokens it was to hold.
+        capacity: usize,
+    },
     /// An adapter's modules are not all in the model, or none is.
     #[error(
         "adapter {adapter:?} does not fit: {matched} of its {total} modules are in this model; missing {missing:?}"
@@ -85,6 +91,19 @@ pub enum ModelError {
         /// Modules the adapter has.
         total: usize,
         /// The first few that are not in the model.
+        missing: Vec<String>,
+    },
+    /// An adapter's configuration targets modules of this model that its file has no spectrum for.
+    #[error(
+        "adapter {adapter:?} is incomplete: it targets {count} modules of this model without a spectrum for them, such \
+         as {missing:?}"
+    )]
+    MissingSpectra {
+        /// The adapter.
+        adapter: String,
+        /// How many modules lack one.
+        count: usize,
+        /// The first few of them.
         missing: Vec<String>,
     },
     /// An adapter's module has another shape than the model's.

@@ -21,8 +21,8 @@ const GLOBAL_ROPE: usize = 0;
 const LOCAL_ROPE: usize = 1;
 
 pub(super) fn wire(file: &Loader<'_>) -> Result<Decoder, ModelError> {
-    let hidden = file.dim("embedding_length")?;
-    let inner = file.dim("feed_forward_length")?;
+    let hidden = file.width("embedding_length")?;
+    let inner = file.width("feed_forward_length")?;
     let heads = file.dim("attention.head_count")?;
     let kv_heads = file.opt_dim("attention.head_count_kv")?.unwrap_or(heads);
     let head_dim = file.opt_dim("attention.key_length")?.unwrap_or(256);

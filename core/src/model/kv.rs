@@ -73,15 +73,15 @@ pub(super) struct KvPlane {
 }
 
 impl KvPlane {
-    fn new(kv: KvType, heads: usize, head_dim: usize, capacity: usize) -> Self {
-        // Zeroed allocations of this size come straight from the system: pages cost memory when first written.
-        let n = heads * capacity * head_dim;
+    /// `None` if the system does not give that much memory.
+    fn new(kv: KvType, heads: usize, head_dim: usize, capacity: usize) -> Option<Self> {
+        let n = heads.checked_mul(capacity)?.checked_mul(head_dim)?;
         let store = match kv {
-            KvType::F32 => Store::F32(vec![0.0; n]),
-            KvType::F16 => Store::F16(zeroed_f16(n)),
-            KvType::Q8_0 => Store::Q8 { scales: zeroed_f16(n / Q8_BLOCK), quants: vec![0; n] },
+            KvType::F32 => Store::F32(zeroed(n)?),
+            KvType::F16 => Store::F16(zeroed(n)?),
+            KvType::Q8_0 => Store::Q8 { scales: zeroed(n / Q8_BLOCK)?, quants: zeroed(n)? },
         };
-        Self { store, capacity, head_dim }
+        Some(Self { store, capacity, head_dim })
     }
 
     /// Stores one head's vector at `position`.
@@ -95,7 +95,9 @@ impl KvPlane {
                 let blocks = x.chunks_exact(Q8_BLOCK).zip(quants[at..at + n].chunks_exact_mut(Q8_BLOCK));
                 for ((x, q), scale) in blocks.zip(&mut scales[at / Q8_BLOCK..]) {
                     let largest = x.iter().fold(0f32, |a, v| a.max(v.abs()));
-                    let d = f16::from_f32(largest / 127.0);
+                    // Zero for finite numbers, NaN for the others, which bytes could not show.
+                    let poison: f32 = x.iter().map(|v| v * 0.0).sum();
+                    let d = f16::from_f32(largest / 127.0 + poison);
                     let inverse = if d.to_f32() > 0.0 { 1.0 / d.to_f32() } else { 0.0 };
                     *scale = d;
                     for (q, x) in q.iter_mut().zip(x) {
@@ -126,9 +128,11 @@ impl KvPlane {
     }
 }
 
-/// Zeroed halves through the zeroed-page path of the allocator (`vec![f16::ZERO; n]` would write every page).
-fn zeroed_f16(n: usize) -> Vec<f16> {
-    bytemuck::zeroed_vec(n)
+/// Zeroed allocations of this size come straight from the system: pages cost memory when first written.
+fn zeroed<T: bytemuck::Zeroable>(n: usize) -> Option<Vec<T>> {
+    // Asked first, because the call below takes a size past the address space for a mistake of its caller.
+    std::alloc::Layout::array::<T>(n).ok()?;
+    bytemuck::allocation::try_zeroed_vec(n).ok()
 }
 
 /// Keys and values of one layer.
@@ -156,7 +160,7 @@ impl KvCache {
     ///
     /// # Errors
     /// [`ModelError::KvHead`] if a head is not a whole number of `q8_0` blocks; [`ModelError::ContextFull`] if
-    /// `capacity` is zero or past [`Self::MAX_CAPACITY`].
+    /// `capacity` is zero or past [`Self::MAX_CAPACITY`]; [`ModelError::KvMemory`].
     pub(super) fn new(
         kv: KvType,
         capacity: usize,
@@ -171,11 +175,9 @@ impl KvCache {
             if kv == KvType::Q8_0 && !head_dim.is_multiple_of(Q8_BLOCK) {
                 return Err(ModelError::KvHead { kv: kv.name(), head_dim });
             }
+            let plane = || KvPlane::new(kv, heads, head_dim, capacity).ok_or(ModelError::KvMemory { capacity });
+            layers.push(KvLayer { k: plane()?, v: plane()? });
             bytes_per_position += 2 * heads * kv.bytes(head_dim);
-            layers.push(KvLayer {
-                k: KvPlane::new(kv, heads, head_dim, capacity),
-                v: KvPlane::new(kv, heads, head_dim, capacity),
-            });
         }
         Ok(Self { layers, kv, capacity, len: 0, bytes_per_position })
     }
@@ -247,12 +249,34 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_number_stays_none() {
+        for kv in [KvType::F32, KvType::F16, KvType::Q8_0] {
+            for bad in [f32::NAN, f32::INFINITY] {
+                let mut cache = KvCache::new(kv, 1, [(1, 32)].into_iter()).unwrap();
+                let mut x = [0.5; 32];
+                x[7] = bad;
+                cache.layers[0].v.store(0, 0, &x);
+                let mut out = [0.0; 32];
+                cache.layers[0].v.load(0, 0, &mut out);
+                assert!(!out[7].is_finite(), "{kv} {bad}");
+            }
+        }
+    }
+
+    #[test]
     fn refuses_what_it_cannot_hold() {
         assert!(matches!(
             KvCache::new(KvType::Q8_0, 4, [(1, 48)].into_iter()),
             Err(ModelError::KvHead { head_dim: 48, .. })
         ));
         assert!(KvCache::new(KvType::F16, 0, [(1, 64)].into_iter()).is_err());
+        for kv in [KvType::F32, KvType::F16, KvType::Q8_0] {
+            for heads in [1 << 24, usize::MAX / 64] {
+                let shapes = [(1, 64), (heads, 1 << 24)].into_iter();
+                let error = KvCache::new(kv, KvCache::MAX_CAPACITY, shapes).unwrap_err();
+                assert!(matches!(error, ModelError::KvMemory { capacity: KvCache::MAX_CAPACITY }), "{error}");
+            }
+        }
         let mut cache = KvCache::new(KvType::F16, 4, [(1, 64)].into_iter()).unwrap();
         cache.commit(3);
         assert!(cache.reserve(1).is_ok());

@@ -16,8 +16,8 @@ use super::weights::{LinearKind, Vector};
 
 pub(super) fn wire(file: &Loader<'_>) -> Result<Decoder, ModelError> {
     file.refuse_if(file.gguf.metadata().opt_u32("llama.expert_count")?.unwrap_or(0) > 0, "a mixture of experts")?;
-    let hidden = file.dim("embedding_length")?;
-    let inner = file.dim("feed_forward_length")?;
+    let hidden = file.width("embedding_length")?;
+    let inner = file.width("feed_forward_length")?;
     let heads = file.dim("attention.head_count")?;
     let kv_heads = file.opt_dim("attention.head_count_kv")?.unwrap_or(heads);
     let head_dim = match file.opt_dim("attention.key_length")? {
@@ -97,5 +97,9 @@ fn rope(file: &Loader<'_>, head_dim: usize) -> Result<Rope, ModelError> {
     let base = file.positive("rope.freq_base", Some(10_000.0))?;
     let factors: Option<Vector> = file.opt_vector("rope_freqs.weight", dim / 2)?;
     let factors = factors.as_ref().map(|v| v.get(file.gguf));
+    if let Some(found) = factors.and_then(|f| f.iter().find(|f| !(f.is_finite() && **f > 0.0))) {
+        let (key, expected) = ("rope_freqs.weight".into(), "finite factors above 0".into());
+        return Err(GgufError::BadValue { key, expected, found: found.to_string() }.into());
+    }
     Ok(Rope::new(RopeStyle::Pairs, dim, base, scale, factors))
 }

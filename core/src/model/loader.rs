@@ -13,6 +13,9 @@ use super::{KvCache, ModelError};
 const MAX_LAYERS: u32 = 1024;
 /// Any other dimension past this is refused, which keeps every product of two of them inside 64 bits.
 const MAX_DIM: u32 = 1 << 24;
+/// Widths of a layer past this are refused: the buffers of a batch are so many rows of each, and a file can have
+/// long rows for little.
+const MAX_WIDTH: usize = 1 << 20;
 
 /// Reads metadata under an architecture's prefix and resolves tensors by name and shape.
 pub(super) struct Loader<'a> {
@@ -49,6 +52,16 @@ impl<'a> Loader<'a> {
         }
     }
 
+    /// A required dimension that activations have: at least 1, at most 2²⁰.
+    pub(super) fn width(&self, name: &str) -> Result<usize, ModelError> {
+        let found = self.dim(name)?;
+        if found > MAX_WIDTH {
+            let (key, expected) = (self.key(name), format!("1 to {MAX_WIDTH}"));
+            return Err(GgufError::BadValue { key, expected, found: found.to_string() }.into());
+        }
+        Ok(found)
+    }
+
     /// `block_count`, bounded.
     pub(super) fn layers(&self) -> Result<usize, ModelError> {
         let key = self.key("block_count");
@@ -57,6 +70,12 @@ impl<'a> Loader<'a> {
             return Err(
                 GgufError::BadValue { key, expected: format!("1 to {MAX_LAYERS}"), found: found.to_string() }.into()
             );
+        }
+        // A count below the layers that are there would run the first of them alone.
+        let beyond = format!("blk.{found}.");
+        if let Some(tensor) = self.gguf.tensors().iter().find(|t| t.name.starts_with(&beyond)) {
+            let expected = format!("more, for there is a tensor {:?}", tensor.name);
+            return Err(GgufError::BadValue { key, expected, found: found.to_string() }.into());
         }
         Ok(found as usize)
     }
@@ -93,8 +112,8 @@ impl<'a> Loader<'a> {
         if !heads.is_multiple_of(kv_heads) {
             return bad("attention.head_count_kv", format!("a divisor of the {heads} heads"), kv_heads);
         }
-        if head_dim == 0 || heads.saturating_mul(head_dim) > MAX_DIM as usize {
-            return bad("attention.key_length", format!("1 to {}", MAX_DIM as usize / heads), head_dim);
+        if head_dim == 0 || heads.saturating_mul(head_dim) > MAX_WIDTH {
+            return bad("attention.key_length", format!("1 to {}", MAX_WIDTH / heads), head_dim);
         }
         Ok(())
     }

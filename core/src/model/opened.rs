@@ -112,8 +112,10 @@ impl Model {
     /// The vocabulary, built at first use.
     ///
     /// # Errors
-    /// [`ModelError::Tokenizer`] if the file's vocabulary cannot be used.
+    /// [`ModelError::Tokenizer`] if the file's vocabulary cannot be used, [`ModelError::Gguf`] if the file changed.
     pub fn tokenizer(&self) -> Result<&Arc<Tokenizer>, ModelError> {
+        // Token texts are read where the file has them.
+        self.gguf.check_unchanged()?;
         if let Some(tokenizer) = self.tokenizer.get() {
             return Ok(tokenizer);
         }
@@ -169,15 +171,17 @@ impl Model {
     /// Binds an adapter to this model, whole or not at all. `name` is what errors call it.
     ///
     /// # Errors
-    /// [`ModelError::Adapter`] if it was made for another base, [`ModelError::Modules`], [`ModelError::ModuleShape`].
+    /// [`ModelError::Adapter`] if it was made for another base or names a module twice, [`ModelError::Modules`],
+    /// [`ModelError::ModuleShape`], [`ModelError::MissingSpectra`]; [`ModelError::Gguf`] if the file changed.
     pub fn bind(&self, adapter: Arc<Adapter>, name: impl Into<String>) -> Result<Arc<BoundAdapter>, ModelError> {
+        self.gguf.check_unchanged()?;
         BoundAdapter::new(adapter, name.into(), &self.decoder, self.gguf.fingerprint()).map(Arc::new)
     }
 
     /// An empty KV cache with room for `capacity` positions.
     ///
     /// # Errors
-    /// [`ModelError::KvHead`], [`ModelError::ContextFull`].
+    /// [`ModelError::KvHead`], [`ModelError::ContextFull`], [`ModelError::KvMemory`].
     pub fn kv_cache(&self, kv: KvType, capacity: usize) -> Result<KvCache, ModelError> {
         let shapes = self.decoder.layers.iter().map(|l| (l.attention.heads.kv, l.attention.heads.dim));
         KvCache::new(kv, capacity, shapes)

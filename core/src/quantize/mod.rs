@@ -2,7 +2,8 @@
 //!
 //! Used where a tensor is written, as in a merge; never on the way to a token. Every format keeps the error
 //! `Σ (x − x̂)²` of a block small with all elements weighted alike: scales are searched around the one that covers the
-//! block and then solved for by least squares. Imports [`gguf`](crate::gguf) for the types and nothing else.
+//! block and then solved for by least squares. Imports [`gguf`](crate::gguf) for the types and
+//! [`kernels`](crate::kernels) for the level table of IQ4_NL.
 //!
 //! One file per block family: `plain` (F32, F16, BF16), `legacy` (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0), `nonlinear` (IQ4_NL),
 //! `k_affine` (Q2_K, Q4_K, Q5_K) and `k_centred` (Q3_K, Q6_K), over the searches in `fit`.

@@ -2,10 +2,7 @@
 
 use super::fit::{self, as_stored, inverse};
 use super::legacy::pack_nibbles;
-
-/// What a nibble stands for (`kvalues_iq4nl` of the format).
-const LEVELS: [f32; 16] =
-    [-127.0, -104.0, -83.0, -65.0, -49.0, -35.0, -22.0, -10.0, 1.0, 13.0, 25.0, 38.0, 53.0, 69.0, 89.0, 113.0];
+use crate::kernels::IQ4_NL_LEVELS as LEVELS;
 
 /// `d · LEVELS[q]`.
 pub(super) fn iq4_nl(x: &[f32], out: &mut [u8]) -> Option<()> {
@@ -19,7 +16,7 @@ pub(super) fn iq4_nl(x: &[f32], out: &mut [u8]) -> Option<()> {
 
 /// The nearest level's index: how many midpoints between neighbours lie below.
 fn index(x: f32) -> usize {
-    LEVELS.windows(2).filter(|pair| x > (pair[0] + pair[1]) / 2.0).count()
+    LEVELS.windows(2).filter(|pair| x > (f32::from(pair[0]) + f32::from(pair[1])) / 2.0).count()
 }
 
 /// As [`fit::scale`], over the table: the largest element is mapped to between 80 % and 120 % of either end.
@@ -28,10 +25,10 @@ fn scale(x: &[f32]) -> f32 {
     let mut best = (0.0, 0.0);
     for step in -8..=8 {
         for end in [LEVELS[0], LEVELS[15]] {
-            let inverse = end * (1.0 + 0.025 * step as f32) / peak;
+            let inverse = f32::from(end) * (1.0 + 0.025 * step as f32) / peak;
             let (mut xq, mut qq) = (0.0, 0.0);
             for &x in x {
-                let level = LEVELS[index(x * inverse)];
+                let level = f32::from(LEVELS[index(x * inverse)]);
                 xq += x * level;
                 qq += level * level;
             }

@@ -1,6 +1,7 @@
 //! How well a model predicts a text.
 
 use crate::kernels::vector;
+use crate::model::ModelError;
 
 use super::{Session, SessionError};
 
@@ -20,7 +21,8 @@ impl Session {
     /// those before it in the window. The session's history is replaced by the last window.
     ///
     /// # Errors
-    /// [`SessionError::TooShort`] for fewer than two tokens, else as [`Session::logits`].
+    /// [`SessionError::TooShort`] for fewer than two tokens; [`ModelError::ContextFull`] if the context does not hold two;
+    /// else as [`Session::logits`].
     pub fn perplexity(&mut self, tokens: &[u32]) -> Result<Perplexity, SessionError> {
         self.perplexity_with(tokens, |_| {})
     }
@@ -36,6 +38,9 @@ impl Session {
     ) -> Result<Perplexity, SessionError> {
         if tokens.len() < 2 {
             return Err(SessionError::TooShort { found: tokens.len() });
+        }
+        if self.capacity() < 2 {
+            return Err(ModelError::ContextFull { capacity: self.capacity(), used: 1, added: 1 }.into());
         }
         let (mut sum, mut count) = (0f64, 0usize);
         let mut exponentials = vec![0f32; self.model().decoder().vocab];

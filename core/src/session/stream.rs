@@ -23,6 +23,9 @@ pub struct Piece<'a> {
     pub stopped: bool,
 }
 
+/// Bytes planned for: no vocabulary in use has longer tokens, and one that has makes the stream grow once.
+const ROOM: usize = 256;
+
 /// Turns token bytes into text: only whole characters, nothing of a stop string.
 ///
 /// A character whose bytes are still coming in is held back; bytes that cannot become one turn into U+FFFD, one per
@@ -32,7 +35,7 @@ pub struct Piece<'a> {
 #[derive(Debug)]
 pub struct TextStream {
     stops: Vec<String>,
-    /// Bytes of a character that is not complete: at most three.
+    /// Bytes of a character that is not complete: at most three between pushes.
     partial: Vec<u8>,
     /// `shown` bytes given out by the last push, then text held back.
     text: String,
@@ -50,7 +53,8 @@ impl TextStream {
         if let Some(index) = stops.iter().position(String::is_empty) {
             return Err(StreamError::EmptyStop { index });
         }
-        Ok(Self { stops, partial: Vec::with_capacity(4), text: String::new(), shown: 0, stopped: false })
+        let (partial, text) = (Vec::with_capacity(ROOM), String::with_capacity(ROOM));
+        Ok(Self { stops, partial, text, shown: 0, stopped: false })
     }
 
     /// Takes the bytes of the next token.

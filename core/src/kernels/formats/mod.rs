@@ -19,7 +19,7 @@ pub use k_quants::{Q2K, Q3K, Q4K, Q5K, Q6K};
 pub(super) use k_quants::{q3k_scales, q45k_scales};
 pub use legacy::{Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
 pub use nonlinear::Iq4Nl;
-pub(super) use nonlinear::LEVELS;
+pub(crate) use nonlinear::LEVELS;
 pub use plain::{Bf16, F16, F32};
 
 /// The function generic over the format that `$ty` names: `$quantised` or `$plain`, instantiated for its marker type.

@@ -7,7 +7,7 @@ use crate::gguf::GgmlType;
 pub struct Iq4Nl;
 
 /// The levels a nibble stands for (`kvalues_iq4nl` of the format).
-pub const LEVELS: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+pub(crate) const LEVELS: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
 impl Format for Iq4Nl {
     const TYPE: GgmlType = GgmlType::Iq4Nl;

@@ -1,0 +1,227 @@
+//! Adapters that do not fit their model: each is refused whole, with the error that names what does not fit.
+
+#[path = "adapter_support/mod.rs"]
+mod adapter_support;
+mod model_support;
+
+use std::sync::Arc;
+
+use adapter_support::{coefficients, config, planned, shape, weights};
+use model_support::{HIDDEN, LAYERS, Tiny};
+use serde_json::json;
+use timbre::adapter::{Adapter, AdapterError, AdapterFile, Module};
+use timbre::model::{ActiveAdapters, BoundAdapter, Model, ModelError};
+use timbre::session::{CancelHandle, Session, SessionError, SessionOptions, SwapPolicy};
+use timbre::spectral::PlanCache;
+
+const N: usize = 4;
+const ALPHA: f64 = 300.0;
+const Q: (usize, usize) = (64, HIDDEN);
+const V: (usize, usize) = (32, HIDDEN);
+
+fn module(name: &str, (rows, cols): (usize, usize)) -> Module {
+    let plan = PlanCache::new().seeded(shape(rows, cols), N, 2024).unwrap();
+    planned(name, plan, &coefficients(N, rows as u32), ALPHA)
+}
+
+fn q(layer: usize) -> String {
+    format!("model.layers.{layer}.self_attn.q_proj")
+}
+
+fn v(layer: usize) -> String {
+    format!("model.layers.{layer}.self_attn.v_proj")
+}
+
+fn bind(model: &Model, modules: Vec<Module>) -> Result<Arc<BoundAdapter>, ModelError> {
+    model.bind(Arc::new(Adapter::new(modules).unwrap()), "a")
+}
+
+/// A PEFT adapter with spectra for `names`, resolved against the model and bound.
+fn bind_peft(model: &Model, changes: serde_json::Value, names: &[&str]) -> Result<Arc<BoundAdapter>, ModelError> {
+    let c = coefficients(N, 1);
+    let spectra: Vec<(&str, &[f32])> = names.iter().map(|&name| (name, &c[..])).collect();
+    let file = AdapterFile::from_peft_bytes(&config(changes), &weights(&spectra))?;
+    let adapter = file.resolve(model.plans(), |module| model.module_shape(module))?;
+    model.bind(Arc::new(adapter), "a")
+}
+
+#[test]
+fn one_that_fits_changes_every_logit() {
+    for tiny in Tiny::both() {
+        let model = tiny.open().unwrap();
+        let mut session = Session::new(model.clone(), &SessionOptions::default()).unwrap();
+        session.set_tokens(&[1, 4, 5]);
+        let base = session.logits(&CancelHandle::default()).unwrap().to_vec();
+        let bound = bind(&model, (0..LAYERS).flat_map(|i| [module(&q(i), Q), module(&v(i), V)]).collect()).unwrap();
+        assert_eq!((bound.modules(), bound.name(), bound.base_fingerprint()), (4, "a", model.gguf().fingerprint()));
+        session.set_adapters(ActiveAdapters::new(vec![(bound, 1.0)]).unwrap(), SwapPolicy::Recompute).unwrap();
+        let adapted = session.logits(&CancelHandle::default()).unwrap();
+        assert!(adapted.iter().zip(&base).all(|(a, b)| a.is_finite() && a != b));
+    }
+}
+
+#[test]
+fn modules_that_are_not_there() {
+    for tiny in Tiny::both() {
+        let model = tiny.open().unwrap();
+        let strays = [
+            q(LAYERS),
+            q(usize::MAX),
+            "model.layers.99999999999999999999999.self_attn.q_proj".to_owned(),
+            "model.layers.-1.self_attn.q_proj".to_owned(),
+            "model.layers.0.self_attn.qkv_proj".to_owned(),
+            "model.layers.0.q_proj".to_owned(),
+            "transformer.h.0.attn.c_attn".to_owned(),
+            "lm_head".to_owned(),
+        ];
+        for stray in &strays {
+            // Alone, and beside one that fits: neither is applied.
+            for matched in [0, 1] {
+                let mut modules = vec![module(stray, Q)];
+                modules.extend((matched == 1).then(|| module(&q(0), Q)));
+                let total = modules.len();
+                let error = bind(&model, modules).unwrap_err();
+                let ModelError::Modules { adapter, matched: m, total: t, missing } = &error else { panic!("{error}") };
+                assert_eq!((adapter.as_str(), *m, *t, missing), ("a", matched, total, &vec![stray.clone()]));
+            }
+        }
+        let many = bind(&model, (2..50).map(|i| module(&q(i), Q)).collect()).unwrap_err();
+        let ModelError::Modules { matched: 0, total: 48, missing, .. } = &many else { panic!("{many}") };
+        assert_eq!(missing.len(), 4, "a few names are enough");
+
+        let from_file = bind_peft(&model, json!({}), &[&q(LAYERS)]).unwrap_err();
+        let unknown = |e: &AdapterError| matches!(e, AdapterError::UnknownModule { module } if *module == q(LAYERS));
+        assert!(matches!(&from_file, ModelError::Adapter(e) if unknown(e)), "{from_file}");
+    }
+}
+
+#[test]
+fn shapes_that_differ() {
+    let model = Tiny::llama().open().unwrap();
+    for found in [(32, 32), (HIDDEN, 64), (64, 33), (2, 2)] {
+        let error = bind(&model, vec![module(&v(0), V), module(&q(1), found)]).unwrap_err();
+        let ModelError::ModuleShape { module, expected, found: got, .. } = &error else { panic!("{error}") };
+        assert_eq!((module, *expected, *got), (&q(1), Q, found));
+    }
+}
+
+#[test]
+fn one_linear_by_two_names() {
+    let model = Tiny::gemma3().open().unwrap();
+    let inside = "model.language_model.layers.0.self_attn.q_proj";
+    assert!(bind(&model, vec![module(inside, Q)]).is_ok());
+    for twin in [inside, "model.layers.00.self_attn.q_proj"] {
+        let error = bind(&model, vec![module(&q(0), Q), module(twin, Q)]).unwrap_err();
+        let twice =
+            |e: &AdapterError| matches!(e, AdapterError::Duplicate { module } if *module == q(0) || module == twin);
+        assert!(matches!(&error, ModelError::Adapter(e) if twice(e)), "{error}");
+    }
+}
+
+#[test]
+fn another_base() {
+    let [llama, gemma3] = Tiny::both().map(|tiny| tiny.open().unwrap());
+    let made_for = |base: &str| Arc::new(Adapter::new(vec![module(&q(0), Q)]).unwrap().with_base(base));
+    assert!(llama.bind(made_for(llama.gguf().fingerprint()), "a").is_ok());
+    let error = gemma3.bind(made_for(llama.gguf().fingerprint()), "a").unwrap_err();
+    let ModelError::Adapter(AdapterError::BaseMismatch { found, expected }) = &error else { panic!("{error}") };
+    assert_eq!((found.as_str(), expected.as_str()), (llama.gguf().fingerprint(), gemma3.gguf().fingerprint()));
+}
+
+#[test]
+fn an_adapter_bound_elsewhere() {
+    let [llama, gemma3] = Tiny::both().map(|tiny| tiny.open().unwrap());
+    let [ours, theirs] = [&llama, &gemma3].map(|model| bind(model, vec![module(&q(0), Q)]).unwrap());
+    let error = ActiveAdapters::new(vec![(ours.clone(), 1.0), (theirs.clone(), 1.0)]).unwrap_err();
+    assert!(matches!(&error, ModelError::ForeignAdapter { adapter } if adapter == "a"), "{error}");
+
+    let mut session = Session::new(llama, &SessionOptions::default()).unwrap();
+    let own = ActiveAdapters::new(vec![(ours, 1.0)]).unwrap();
+    session.set_adapters(own.clone(), SwapPolicy::Recompute).unwrap();
+    session.set_tokens(&[1, 4]);
+    let before = session.logits(&CancelHandle::default()).unwrap().to_vec();
+    let foreign = ActiveAdapters::new(vec![(theirs, 1.0)]).unwrap();
+    let error = session.set_adapters(foreign, SwapPolicy::Recompute).unwrap_err();
+    assert!(matches!(error, SessionError::Model(ModelError::ForeignAdapter { .. })), "{error}");
+    assert!(session.adapters().same(&own), "the session keeps what it had");
+    assert_eq!((session.cached(), session.logits(&CancelHandle::default()).unwrap()), (2, &mut before.clone()[..]));
+}
+
+#[test]
+fn weights_that_are_not_numbers() {
+    let model = Tiny::llama().open().unwrap();
+    let bound = bind(&model, vec![module(&q(0), Q)]).unwrap();
+    for weight in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let error = ActiveAdapters::new(vec![(bound.clone(), 1.0), (bound.clone(), weight)]).unwrap_err();
+        let ModelError::Weight { adapter, found } = &error else { panic!("{error}") };
+        assert_eq!((adapter.as_str(), found.to_bits()), ("a", weight.to_bits()));
+    }
+    // Finite, and still too much: the logits say so.
+    let huge = bind(&model, vec![module(&v(0), V)]).unwrap();
+    let mut session = Session::new(model, &SessionOptions::default()).unwrap();
+    session.set_adapters(ActiveAdapters::new(vec![(huge, f32::MAX)]).unwrap(), SwapPolicy::Recompute).unwrap();
+    session.set_tokens(&[1, 4]);
+    let error = session.logits(&CancelHandle::default()).unwrap_err();
+    assert!(matches!(error, SessionError::Model(ModelError::NonFinite { position: 1 })), "{error}");
+}
+
+#[test]
+fn targets_without_a_spectrum() {
+    let model = Tiny::llama().open().unwrap();
+    let all = [q(0), v(0), q(1), v(1)];
+    let names: Vec<&str> = all.iter().map(String::as_str).collect();
+    assert!(bind_peft(&model, json!({}), &names).is_ok());
+    for gone in 0..names.len() {
+        let mut rest = names.clone();
+        let gone = rest.remove(gone);
+        let error = bind_peft(&model, json!({}), &rest).unwrap_err();
+        let ModelError::MissingSpectra { adapter, count: 1, missing } = &error else { panic!("{error}") };
+        assert_eq!((adapter.as_str(), missing.as_slice()), ("a", &[gone.to_owned()][..]));
+    }
+    let missing = |targets: serde_json::Value, names: &[&str]| match bind_peft(&model, targets, names) {
+        Ok(_) => 0,
+        Err(ModelError::MissingSpectra { count, missing, .. }) => {
+            assert_eq!(missing.len(), count.min(4));
+            count
+        }
+        Err(error) => panic!("{error}"),
+    };
+    // Seven linears in each of two layers; the head is not one of `all-linear`, but can be named.
+    assert_eq!(missing(json!({"target_modules": "all-linear"}), &names), 2 * 7 - 4);
+    assert_eq!(missing(json!({"target_modules": ["q_proj", "v_proj", "lm_head"]}), &names), 1);
+    assert_eq!(missing(json!({"target_modules": r".*\.[01]\.self_attn\.[qkv]_proj"}), &names), 2);
+    assert_eq!(missing(json!({"target_modules": ["q_proj"], "layers_to_transform": [1]}), &[&q(1)]), 0);
+    assert_eq!(missing(json!({"target_modules": [q(1)]}), &[&q(1)]), 0);
+    let excluded = json!({"target_modules": ["q_proj", "v_proj"], "exclude_modules": ["v_proj"]});
+    assert_eq!(missing(excluded, &[&q(0), &q(1)]), 0);
+}
+
+#[test]
+fn targets_are_looked_for_by_the_names_of_the_adapters_own_wrapper() {
+    let model = Tiny::gemma3().open().unwrap();
+    for prefix in ["model.language_model.layers", "language_model.model.layers"] {
+        let name = |layer: usize| format!("{prefix}.{layer}.self_attn.q_proj");
+        let changes = || json!({"target_modules": ["q_proj"]});
+        assert!(bind_peft(&model, changes(), &[&name(0), &name(1)]).is_ok());
+        let error = bind_peft(&model, changes(), &[&name(0)]).unwrap_err();
+        assert!(
+            matches!(&error, ModelError::MissingSpectra { count: 1, missing, .. } if *missing == [name(1)]),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn a_folder_is_refused_like_its_parts() {
+    let model = Tiny::llama().open().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let c = coefficients(N, 1);
+    std::fs::write(folder.path().join("adapter_config.json"), config(json!({}))).unwrap();
+    let write = |names: &[String]| {
+        let spectra: Vec<(&str, &[f32])> = names.iter().map(|name| (name.as_str(), &c[..])).collect();
+        std::fs::write(folder.path().join("adapter_model.safetensors"), weights(&spectra)).unwrap();
+        model.load_adapter(folder.path())
+    };
+    assert!(write(&[q(0), q(1), v(0), v(1)]).is_ok());
+    assert!(matches!(write(&[q(0), q(1)]).unwrap_err(), ModelError::MissingSpectra { count: 2, .. }));
+}
