@@ -137,7 +137,7 @@ pub fn adapter(name: &str) -> String {
 
 /// The path of a fixture.
 pub fn fixture(name: &str) -> String {
-    text(&Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/fixtures")).join(name))
+    text(&Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../core/tests/fixtures")).join(name))
 }
 
 /// A fixture that is JSON.
