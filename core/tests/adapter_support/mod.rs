@@ -1,5 +1,6 @@
 //! Shared by the tests of `adapter`: adapters in memory, and files made byte by byte.
-#![allow(dead_code)]
+// Each test takes what it needs, and one that includes two of these modules has the fixtures' place twice.
+#![allow(dead_code, unused_imports, clippy::duplicate_mod)]
 
 #[path = "../common/fixtures.rs"]
 mod fixtures;

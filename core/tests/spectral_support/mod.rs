@@ -1,5 +1,6 @@
 //! Shared by the tests of `spectral` and `adapter`: the fixtures, and the spectral path in three calls.
-#![allow(dead_code)]
+// Each test takes what it needs, and one that includes two of these modules has the fixtures' place twice.
+#![allow(dead_code, unused_imports, clippy::duplicate_mod)]
 
 #[path = "../common/fixtures.rs"]
 mod fixtures;
