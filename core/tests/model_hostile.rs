@@ -525,6 +525,43 @@ fn a_file_that_changes_under_the_map() {
     }
 }
 
+/// Opens whatever the bytes are and runs them as far as they go.
+fn run_through(bytes: &[u8]) -> Result<(), SessionError> {
+    let options = ModelOptions { kernels: KernelChoice::Auto, threads: Some(1) };
+    let model = Model::from_gguf(Gguf::from_bytes(bytes)?, &options)?;
+    let mut session = Session::new(model.clone(), &SessionOptions { batch: Some(8), ..SessionOptions::default() })?;
+    session.set_tokens(&[1, 4, 5]);
+    session.logits(&CancelHandle::default())?;
+    session.set_tokens(&model.tokenizer()?.encode("ab cd", Default::default())?);
+    let mut generation = session.generate(GenerateOptions { max_tokens: 3, ..GenerateOptions::default() })?;
+    generation.text().map(drop)
+}
+
+#[test]
+fn damaged_bytes_are_refused_or_run() {
+    for tiny in Tiny::both() {
+        let (whole, header) = (tiny.file.build(), tiny.file.header().len());
+        run_through(&whole).unwrap();
+        let (mut refused, mut ran) = (0, 0);
+        for round in 0..6000 {
+            let mut bytes = whole.clone();
+            let draws = noise(&format!("{} {round}", tiny.architecture), 9, 1.0);
+            let draw = |i: usize, n: usize| ((f64::from(draws[i]) + 1.0) / 2.0 * n as f64) as usize % n;
+            for edit in 0..1 + draw(0, 4) {
+                // Mostly the header; one in four rounds hits the data too.
+                let at = draw(1 + 2 * edit, if round % 4 == 0 { whole.len() } else { header });
+                let values = [draw(2 + 2 * edit, 256) as u8, bytes[at].wrapping_add(1), bytes[at] ^ 0x80, 0, 0xff];
+                bytes[at] = values[round % values.len()];
+            }
+            match run_through(&bytes) {
+                Ok(()) => ran += 1,
+                Err(_) => refused += 1,
+            }
+        }
+        assert!(refused > 1000 && ran > 1000, "{refused} refused, {ran} ran");
+    }
+}
+
 #[test]
 fn layers_have_their_number() {
     // Guards the tests above: they speak of two layers.
