@@ -7,9 +7,10 @@ use std::sync::Arc;
 use clap::Args;
 use timbre::kernels::KernelChoice;
 use timbre::model::{ActiveAdapters, BoundAdapter, KvType, Model, ModelOptions};
-use timbre::session::{SamplerOptions, Session, SessionOptions, SwapPolicy};
+use timbre::session::{Sampler, SamplerOptions, Session, SessionOptions, SwapPolicy};
 
-use crate::output::Outcome;
+use crate::output::{Outcome, Usage};
+use crate::progress::Progress;
 
 /// Where the model runs.
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -50,6 +51,9 @@ pub struct RunArgs {
     /// Where the model runs
     #[arg(long, value_enum, default_value = "auto")]
     pub backend: Backend,
+    /// Read the whole model into memory first, so that the first tokens do not wait for the disk
+    #[arg(long)]
+    pub warm_up: bool,
 }
 
 impl RunArgs {
@@ -59,7 +63,16 @@ impl RunArgs {
             return Err("this build has no GPU backend: use --backend cpu or auto".into());
         }
         let options = ModelOptions { kernels: self.kernels, threads: self.threads.map(usize::from) };
-        Ok(Model::open(path, &options)?)
+        let model = Model::open(path, &options)?;
+        if self.warm_up {
+            let progress = Progress::bytes("warming up", model.gguf().file_len() as u64);
+            model.gguf().warm_up(|done, total| {
+                progress.set_total(total as u64);
+                progress.set(done as u64);
+                true
+            })?;
+        }
+        Ok(model)
     }
 
     /// A session on `model`, with adapters.
@@ -150,9 +163,12 @@ pub struct SamplingArgs {
 }
 
 impl SamplingArgs {
-    /// As the sampler takes them.
-    pub fn options(&self) -> SamplerOptions {
-        SamplerOptions {
+    /// As the sampler takes them, and takes all of them.
+    ///
+    /// # Errors
+    /// [`Usage`] for a value that no sampler can have.
+    pub fn options(&self) -> Result<SamplerOptions, Usage> {
+        let options = SamplerOptions {
             temperature: self.temp,
             top_k: self.top_k,
             top_p: self.top_p,
@@ -160,7 +176,10 @@ impl SamplingArgs {
             repeat_penalty: self.repeat_penalty,
             repeat_last_n: self.repeat_last_n,
             seed: self.seed,
-        }
+        };
+        // What is wrong with them is wrong for every vocabulary.
+        Sampler::new(options, 1).map_err(|error| Usage(error.to_string()))?;
+        Ok(options)
     }
 }
 

@@ -11,7 +11,13 @@ use clap::{Parser, Subcommand};
 
 /// On-device inference for personal models: one mapped quantised base, adapters swapped under it.
 #[derive(Parser)]
-#[command(name = "timbre", version, about, propagate_version = true, arg_required_else_help = true)]
+#[command(
+    name = "timbre",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true,
+    after_help = "Example:\n  timbre demo\n\nA model is a GGUF file; an adapter is a PEFT directory or a .safetensors file."
+)]
 struct Cli {
     #[command(subcommand)]
     verb: Verb,

@@ -3,31 +3,26 @@
 use std::io::Write;
 use std::path::Path;
 
-/// Writes `data` (`rows` × `cols`, row-major) as little-endian f32: to a temporary sibling, renamed when complete.
+use timbre::durable::AtomicFile;
+
+/// Writes `data` (`rows` × `cols`, row-major) as little-endian f32: whole or not at all.
 ///
 /// # Errors
 /// Any failure to write; the target is then untouched.
 pub fn write(path: &Path, rows: usize, cols: usize, data: &[f32]) -> std::io::Result<()> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    {
-        let mut out = std::io::BufWriter::new(&mut file);
-        let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {cols}), }}");
-        // Magic, version and length take 10 bytes; the header ends in a newline at a multiple of 64.
-        let padded = (10 + header.len() + 1).next_multiple_of(64) - 10;
-        header.extend(std::iter::repeat_n(' ', padded - header.len() - 1));
-        header.push('\n');
-        out.write_all(b"\x93NUMPY\x01\x00")?;
-        out.write_all(&(header.len() as u16).to_le_bytes())?;
-        out.write_all(header.as_bytes())?;
-        for value in data {
-            out.write_all(&value.to_le_bytes())?;
-        }
-        out.flush()?;
+    let mut out = AtomicFile::create(path)?;
+    let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {cols}), }}");
+    // Magic, version and length take 10 bytes; the header ends in a newline at a multiple of 64.
+    let padded = (10 + header.len() + 1).next_multiple_of(64) - 10;
+    header.extend(std::iter::repeat_n(' ', padded - header.len() - 1));
+    header.push('\n');
+    out.write_all(b"\x93NUMPY\x01\x00")?;
+    out.write_all(&(header.len() as u16).to_le_bytes())?;
+    out.write_all(header.as_bytes())?;
+    for value in data {
+        out.write_all(&value.to_le_bytes())?;
     }
-    file.as_file().sync_all()?;
-    file.persist(path)?;
-    Ok(())
+    out.commit()
 }
 
 #[cfg(test)]

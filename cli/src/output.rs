@@ -7,6 +7,14 @@ use std::process::ExitCode;
 /// The result of a verb. Every error that reaches here carries its own context.
 pub type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 
+/// Arguments that are wrong in a way the parser cannot see: they contradict one another, or a value is impossible.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Usage(pub String);
+
+/// The exit code of a command line that cannot be meant, as the argument parser has it.
+const USAGE: u8 = 2;
+
 /// Prints one JSON object on one line.
 pub fn json(value: &impl serde::Serialize) -> Outcome {
     line(&serde_json::to_string(value)?)
@@ -26,7 +34,7 @@ pub fn piece(text: &str) -> Outcome {
     Ok(out.flush()?)
 }
 
-/// 0 for success (a reader that closed the pipe included), 1 for a failure, which is told on standard error.
+/// 0 for success (a reader that closed the pipe included), 1 for a failure, 2 for wrong [`Usage`]; told on standard error.
 pub fn exit_code(result: Outcome) -> ExitCode {
     let Err(error) = result else { return ExitCode::SUCCESS };
     if error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe) {
@@ -41,7 +49,7 @@ pub fn exit_code(result: Outcome) -> ExitCode {
         }
         cause = inner.source();
     }
-    ExitCode::FAILURE
+    if error.is::<Usage>() { USAGE.into() } else { ExitCode::FAILURE }
 }
 
 /// Bytes in the unit people read: 1 MB is 10⁶ bytes.

@@ -5,7 +5,8 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// Bar of an amount of bytes, with rate and time left.
-const BYTES: &str = "{msg:<28} {bar:24} {bytes:>10}/{total_bytes:<10} {bytes_per_sec:>12} {eta}";
+const BYTES: &str =
+    "{msg:<28} {bar:24} {decimal_bytes:>10}/{decimal_total_bytes:<10} {decimal_bytes_per_sec:>12} {eta}";
 /// Something under way whose end is not known.
 const SPINNER: &str = "{msg:<28} {spinner} {elapsed}";
 

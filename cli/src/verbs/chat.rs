@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::io::BufRead;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use clap::Args;
 use timbre::model::{ActiveAdapters, BoundAdapter, Model};
-use timbre::session::{Conversation, GenerateOptions, Session, SwapPolicy};
+use timbre::session::{
+    Conversation, GenerateOptions, SamplerOptions, Session, SessionError, SwapPolicy, TemplateError,
+};
 
 use crate::args::{AdapterArgs, ModelArgs, SamplingArgs};
 use crate::output::{self, Outcome};
@@ -45,7 +47,9 @@ type Loaded = BTreeMap<String, Arc<BoundAdapter>>;
 
 impl Chat {
     pub fn run(self) -> Outcome {
+        let sampler = self.sampling.options()?;
         let model = self.model.open()?;
+        let mut conversation = conversation(&model)?;
         let mut loaded = Loaded::new();
         let mut active = Vec::new();
         for adapter in &self.adapters.adapters {
@@ -53,7 +57,6 @@ impl Chat {
             active.push((find(&model, &mut loaded, &path)?, adapter.weight));
         }
         let mut session = self.model.run.session(&model, ActiveAdapters::new(active)?)?;
-        let mut conversation = Conversation::from_gguf(model.gguf())?;
         let begin = |conversation: &mut Conversation| {
             conversation.clear();
             if let Some(system) = &self.system {
@@ -83,7 +86,7 @@ impl Chat {
                 _ => {
                     conversation.push("user", line.trim());
                     // A reply that fails (a full context) takes its question back, so that the chat can go on.
-                    if let Err(error) = self.reply(&mut session, &mut conversation) {
+                    if let Err(error) = self.reply(&mut session, &mut conversation, sampler) {
                         conversation.pop();
                         eprintln!("error: {error}");
                     }
@@ -92,14 +95,11 @@ impl Chat {
         }
     }
 
-    fn reply(&self, session: &mut Session, conversation: &mut Conversation) -> Outcome {
+    fn reply(&self, session: &mut Session, conversation: &mut Conversation, sampler: SamplerOptions) -> Outcome {
         let prompt = conversation.prompt(session.model().tokenizer()?)?;
         session.set_tokens(&prompt);
-        let mut generation = session.generate(GenerateOptions {
-            max_tokens: self.tokens,
-            sampler: self.sampling.options(),
-            ..GenerateOptions::default()
-        })?;
+        let mut generation =
+            session.generate(GenerateOptions { max_tokens: self.tokens, sampler, ..GenerateOptions::default() })?;
         let mut reply = String::new();
         while let Some(piece) = generation.next_piece()? {
             output::piece(piece)?;
@@ -119,6 +119,22 @@ impl Chat {
     }
 }
 
+/// An empty conversation in the model's own format.
+fn conversation(model: &Model) -> Outcome<Conversation> {
+    Conversation::from_gguf(model.gguf()).map_err(|error| match error {
+        SessionError::Template(TemplateError::Missing) => {
+            format!("{error}: it cannot chat; `timbre run --raw` continues a text with it").into()
+        }
+        other => other.into(),
+    })
+}
+
+/// What an adapter is called: the last part of its path, without `.safetensors`.
+fn short_name(path: &str) -> String {
+    let last = Path::new(path).file_name().map_or(path.into(), |name| name.to_string_lossy());
+    last.strip_suffix(".safetensors").unwrap_or(&last).to_owned()
+}
+
 /// The adapter known by this name, else loaded from this path.
 fn find(model: &Model, loaded: &mut Loaded, name: &str) -> Outcome<Arc<BoundAdapter>> {
     if let Some(adapter) = loaded.get(name) {
@@ -128,8 +144,7 @@ fn find(model: &Model, loaded: &mut Loaded, name: &str) -> Outcome<Arc<BoundAdap
         true => e.to_string(),
         false => format!("{e} (loaded so far: {})", loaded.keys().cloned().collect::<Vec<_>>().join(", ")),
     })?;
-    let short = PathBuf::from(name).file_stem().map_or(name.to_owned(), |s| s.to_string_lossy().into_owned());
-    loaded.insert(short, adapter.clone());
+    loaded.insert(short_name(name), adapter.clone());
     Ok(adapter)
 }
 

@@ -62,15 +62,13 @@ impl Delta {
     pub fn run(self) -> Outcome {
         let file = AdapterFile::load(&self.adapter)?;
         let model = self.model.as_ref().map(|path| Model::open(path, &ModelOptions::default())).transpose()?;
+        if model.is_none() && file.modules().any(|module| file.shape_of(module).is_none()) {
+            let name = self.adapter.display();
+            return Err(format!("{name} carries no shapes: name the base it was trained on with --model").into());
+        }
         let adapter = file.resolve(&PlanCache::new(), |module| match &model {
             Some(model) => model.module_shape(module),
             None => file.shape_of(module),
-        });
-        let adapter = adapter.map_err(|error| match &model {
-            None if file.shape_of(&self.module).is_none() => {
-                format!("{error}: this adapter's file carries no shapes, give its base with --model")
-            }
-            _ => error.to_string(),
         })?;
         let delta = adapter.get(&self.module).ok_or_else(|| {
             let known: Vec<&str> = adapter.modules().map(|(name, _)| name).take(4).collect();

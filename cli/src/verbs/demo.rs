@@ -62,7 +62,7 @@ impl Bundled {
 
 impl Demo {
     pub fn run(self) -> Outcome {
-        let path = match std::env::var_os("TIMBRE_MODEL") {
+        let path = match std::env::var_os("TIMBRE_MODEL").filter(|path| !path.is_empty()) {
             Some(path) => PathBuf::from(path),
             None => crate::fetch::smollm2()?,
         };
@@ -84,7 +84,9 @@ impl Demo {
         for bundled in &ADAPTERS {
             let path = bundled.unpack(folder.path())?;
             let begin = Instant::now();
-            let bound = model.load_adapter(&path)?;
+            let bound = model
+                .load_adapter(&path)
+                .map_err(|error| format!("{error} (the demo's adapters were tuned on SmolLM2-135M-Instruct)"))?;
             output::line(&format!(
                 "adapter {}: {} modules, {} coefficients, loaded in {:.2} ms - {}",
                 bundled.name,
@@ -97,11 +99,13 @@ impl Demo {
         }
 
         output::line(&format!("\nprompt: {}", self.prompt))?;
-        let mut costs = vec![self.answer(&mut session, "base", ActiveAdapters::none())?];
+        let prompt = super::run::chat_prompt(&session, &self.prompt)?;
+        let mut costs = vec![self.answer(&mut session, &prompt, "base", ActiveAdapters::none())?];
         for (name, bound) in &loaded {
-            costs.push(self.answer(&mut session, name, ActiveAdapters::new(vec![(bound.clone(), 1.0)])?)?);
+            let active = ActiveAdapters::new(vec![(bound.clone(), 1.0)])?;
+            costs.push(self.answer(&mut session, &prompt, name, active)?);
         }
-        let again = self.answer(&mut session, "base", ActiveAdapters::none())?;
+        let again = self.answer(&mut session, &prompt, "base", ActiveAdapters::none())?;
         let back = if again.text == costs[0].text { "word for word" } else { "differently" };
         costs.push(again);
 
@@ -128,12 +132,17 @@ impl Demo {
     }
 
     /// Swaps to `adapters` and answers the prompt, printing as it comes.
-    fn answer(&self, session: &mut Session, name: &'static str, adapters: ActiveAdapters) -> Outcome<Cost> {
+    fn answer(
+        &self,
+        session: &mut Session,
+        prompt: &[u32],
+        name: &'static str,
+        adapters: ActiveAdapters,
+    ) -> Outcome<Cost> {
         session.set_adapters(adapters, SwapPolicy::Recompute)?;
         let swap_us = session.swap_us();
-        let prompt = super::run::chat_prompt(session, &self.prompt)?;
         session.clear();
-        session.set_tokens(&prompt);
+        session.set_tokens(prompt);
         output::piece(&format!("\n[{name}] "))?;
         let options = GenerateOptions { max_tokens: self.tokens, ..GenerateOptions::default() };
         let mut generation = session.generate(options)?;

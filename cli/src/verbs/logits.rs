@@ -1,10 +1,12 @@
 //! `timbre logits`: what the model makes of a row of tokens.
 
 use clap::Args;
+use timbre::model::Model;
 use timbre::session::CancelHandle;
 
 use crate::args::{AdapterArgs, ModelArgs, TokenList};
 use crate::output::{self, Outcome};
+use crate::verbs::tokenize::quoted;
 
 /// Print the logits after a row of tokens
 #[derive(Args)]
@@ -38,7 +40,7 @@ impl Logits {
         session.set_tokens(&self.tokens.0);
         let show = |logits: &[f32]| match self.json {
             true => output::json(&Report { logits }),
-            false => top(logits),
+            false => top(&model, logits),
         };
         if !self.all {
             return show(session.logits(&CancelHandle::default())?);
@@ -53,12 +55,16 @@ impl Logits {
     }
 }
 
-/// Prints the ten likeliest tokens.
-fn top(logits: &[f32]) -> Outcome {
+/// Prints the ten likeliest tokens, with their texts where the vocabulary can be read.
+fn top(model: &Model, logits: &[f32]) -> Outcome {
     let mut order: Vec<usize> = (0..logits.len()).collect();
     order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
     for &id in order.iter().take(10) {
-        output::line(&format!("{id}\t{:.4}", logits[id]))?;
+        let text = match model.tokenizer() {
+            Ok(tokenizer) => quoted(tokenizer, id as u32)?,
+            Err(_) => String::new(),
+        };
+        output::line(&format!("{id}\t{:.4}\t{text}", logits[id]))?;
     }
     Ok(())
 }

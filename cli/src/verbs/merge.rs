@@ -6,7 +6,7 @@ use clap::Args;
 use timbre::merge::{MergeOptions, MergeReport, Storage};
 
 use crate::args::{AdapterArgs, ModelArgs};
-use crate::output::{self, Outcome};
+use crate::output::{self, Outcome, Usage};
 use crate::progress::Progress;
 
 /// Add adapters to the weights and write a plain GGUF that any runtime loads
@@ -33,7 +33,7 @@ pub struct Merge {
 impl Merge {
     pub fn run(self) -> Outcome {
         if self.adapters.adapters.is_empty() {
-            return Err("nothing to merge: name at least one --adapter".into());
+            return Err(Usage("nothing to merge: name at least one --adapter".into()).into());
         }
         let model = self.model.open()?;
         let adapters = self.adapters.load(&model)?;

@@ -1,7 +1,8 @@
 //! `timbre run`: one prompt, one reply.
 
 use clap::Args;
-use timbre::session::{Conversation, Finish, GenerateOptions, Session, Stats};
+use clap::builder::NonEmptyStringValueParser;
+use timbre::session::{Conversation, Finish, GenerateOptions, Session, SessionError, Stats, TemplateError};
 use timbre::tokenizer::{EncodeOptions, Tokenizer};
 
 use crate::args::{AdapterArgs, ModelArgs, SamplingArgs};
@@ -26,7 +27,7 @@ pub struct Run {
     #[arg(short = 'n', long = "tokens", value_name = "N", default_value_t = 256)]
     tokens: usize,
     /// End the reply at this text; may be given several times
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
     stop: Vec<String>,
     /// Continue the prompt as plain text, without the model's chat template
     #[arg(long)]
@@ -65,15 +66,25 @@ pub fn raw_prompt(tokenizer: &Tokenizer, text: &str) -> Outcome<Vec<u32>> {
     Ok(tokenizer.encode(text, EncodeOptions { parse_special: true, add_bos: tokenizer.adds_bos() })?)
 }
 
-/// The tokens of a single user message in the model's own chat format.
+/// The tokens of a single user message in the model's own chat format; a model that has none continues the text.
 pub fn chat_prompt(session: &Session, text: &str) -> Outcome<Vec<u32>> {
-    let mut conversation = Conversation::from_gguf(session.model().gguf())?;
+    let tokenizer = session.model().tokenizer()?;
+    let mut conversation = match Conversation::from_gguf(session.model().gguf()) {
+        Err(SessionError::Template(TemplateError::Missing)) => {
+            eprintln!(
+                "note: this model has no chat template, so the prompt is continued as plain text (as with --raw)"
+            );
+            return raw_prompt(tokenizer, text);
+        }
+        other => other?,
+    };
     conversation.push("user", text);
-    Ok(conversation.prompt(session.model().tokenizer()?)?)
+    Ok(conversation.prompt(tokenizer)?)
 }
 
 impl Run {
     pub fn run(self) -> Outcome {
+        let sampler = self.sampling.options()?;
         let model = self.model.open()?;
         let adapters = self.adapters.load(&model)?;
         let mut session = self.model.run.session(&model, adapters)?;
@@ -84,7 +95,7 @@ impl Run {
         session.set_tokens(&prompt_ids);
         let mut generation = session.generate(GenerateOptions {
             max_tokens: self.tokens,
-            sampler: self.sampling.options(),
+            sampler,
             stop: self.stop,
             ..GenerateOptions::default()
         })?;

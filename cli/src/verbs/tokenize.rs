@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use timbre::gguf::Gguf;
-use timbre::tokenizer::{EncodeOptions, Tokenizer};
+use timbre::tokenizer::{EncodeOptions, SpecialText, Tokenizer};
 
 use crate::output::{self, Outcome};
 
@@ -38,6 +38,16 @@ struct Report {
     ids: Vec<u32>,
 }
 
+/// A token's text in quotes; the bytes of a part of a character as `\xNN`.
+pub fn quoted(tokenizer: &Tokenizer, id: u32) -> Outcome<String> {
+    let mut bytes = Vec::new();
+    tokenizer.token_bytes(id, SpecialText::Keep, &mut bytes)?;
+    Ok(match std::str::from_utf8(&bytes) {
+        Ok(text) => format!("{text:?}"),
+        Err(_) => format!("\"{}\"", bytes.escape_ascii()),
+    })
+}
+
 impl Tokenize {
     pub fn run(self) -> Outcome {
         let tokenizer = Tokenizer::from_gguf(Gguf::open(&self.model)?)?;
@@ -51,8 +61,7 @@ impl Tokenize {
             return output::json(&Report { ids });
         }
         for id in ids {
-            let token = tokenizer.token_text(id)?;
-            output::line(&format!("{id}\t{:?}", String::from_utf8_lossy(token)))?;
+            output::line(&format!("{id}\t{}", quoted(&tokenizer, id)?))?;
         }
         Ok(())
     }

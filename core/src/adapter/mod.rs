@@ -5,7 +5,7 @@
 //! yields an [`Adapter`], whole or not at all, and [`Adapter::to_file`] is the way back. [`Delta`] is what a module's change can do, whatever its kind, and [`DeltaScratch`] what that
 //! takes per thread. [`mix`](mix()) adds adapters in memory up, [`Registry`] holds loaded ones by alias.
 //!
-//! This room imports from [`spectral`](crate::spectral) only.
+//! This room imports from [`spectral`](crate::spectral) and [`durable`](crate::durable).
 
 mod config;
 mod delta;

@@ -2,7 +2,7 @@
 //!
 //! This room turns a path into typed views that borrow the mapping: metadata values, vocabulary strings and tensor
 //! blocks stay where the file has them and are never copied to the heap. [`Gguf::rewrite`] writes derived files, whole or
-//! not at all. It imports no other room.
+//! not at all. It imports `durable` alone.
 //!
 //! The header is parsed here rather than by candle's `gguf_file::Content`: that one keeps keys and tensors in hash
 //! maps, so duplicates vanish silently, overlapping or misaligned tensors pass, a file with an IQ4_NL tensor is
@@ -19,7 +19,6 @@
 //! calls it before every prefill and every decoded token. Replace a model by renaming a new file over the old name:
 //! an open map keeps the old contents.
 
-mod atomic;
 mod error;
 mod file;
 mod fingerprint;

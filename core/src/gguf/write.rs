@@ -5,9 +5,9 @@ use std::io::Write;
 use std::ops::Range;
 use std::path::Path;
 
-use super::atomic::AtomicFile;
 use super::file::MAGIC;
 use super::{GgmlType, Gguf, GgufError, TensorInfo};
+use crate::durable::AtomicFile;
 
 /// Most bytes of rows asked for at once (one row if a row is larger).
 const PANEL_BYTES: usize = 1 << 20;

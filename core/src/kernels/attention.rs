@@ -13,7 +13,7 @@ fn tile_scores_body<const FUSED: bool>(q: &[f32], k: &[f32], dim: usize, scale: 
 }
 
 multiversion! {
-    /// out[m, t] = scale · q[m]·k[t], for rows of `dim` elements; `out` is M × T.
+    /// `out[m, t] = scale · q[m]·k[t]`, for rows of `dim` elements; `out` is M × T.
     tile_scores, tile_scores_body(q: &[f32], k: &[f32], dim: usize, scale: f32, out: &mut [f32])
 }
 
@@ -30,7 +30,7 @@ fn tile_mix_body<const FUSED: bool>(p: &[f32], v: &[f32], dim: usize, out: &mut 
 }
 
 multiversion! {
-    /// out[m] += Σ_t p[m, t] · v[t], for rows of `dim` elements; `p` is M × T.
+    /// `out[m] += Σ_t p[m, t] · v[t]`, for rows of `dim` elements; `p` is M × T.
     tile_mix, tile_mix_body(p: &[f32], v: &[f32], dim: usize, out: &mut [f32])
 }
 

@@ -1,6 +1,6 @@
 //! Models: a mapped file wired into a decoder.
 //!
-//! An architecture is one file of wiring ([`llama`], [`gemma3`]): it reads its metadata, names its tensors and puts the
+//! An architecture is one file of wiring (`llama`, `gemma3`): it reads its metadata, names its tensors and puts the
 //! shared [`blocks`] together into a [`Decoder`], whose forward pass is the same for all. Weights are views of the map.
 //! This room imports `adapter`, `merge`, `tokenizer`,
 //! `kernels` and `gguf`.

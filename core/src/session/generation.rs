@@ -58,6 +58,8 @@ pub enum Finish {
     ContextFull,
     /// It was cancelled.
     Cancelled,
+    /// An error ended it.
+    Failed,
 }
 
 /// A running reply over a session's history. Dropping it stops it; the tokens it generated stay in the history. It
@@ -125,9 +127,11 @@ impl Generation<'_> {
     pub fn next_piece(&mut self) -> Result<Option<&str>, SessionError> {
         self.piece.clear();
         while self.finish.is_none() && self.piece.is_empty() {
-            if let Err(error) = self.step() {
-                self.finish.get_or_insert(Finish::Cancelled);
-                if !matches!(error, SessionError::Cancelled) {
+            match self.step() {
+                Ok(()) => {}
+                Err(SessionError::Cancelled) => self.finish = Some(Finish::Cancelled),
+                Err(error) => {
+                    self.finish = Some(Finish::Failed);
                     return Err(error);
                 }
             }

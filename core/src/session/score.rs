@@ -24,6 +24,18 @@ impl Session {
     /// [`SessionError::TooShort`] for fewer than two tokens; [`ModelError::ContextFull`] if the context does not hold two;
     /// else as [`Session::logits`].
     pub fn perplexity(&mut self, tokens: &[u32]) -> Result<Perplexity, SessionError> {
+        self.perplexity_with(tokens, |_| {})
+    }
+
+    /// [`Self::perplexity`], telling `progress` how many tokens are done.
+    ///
+    /// # Errors
+    /// As [`Self::perplexity`].
+    pub fn perplexity_with(
+        &mut self,
+        tokens: &[u32],
+        mut progress: impl FnMut(usize),
+    ) -> Result<Perplexity, SessionError> {
         if tokens.len() < 2 {
             return Err(SessionError::TooShort { found: tokens.len() });
         }
@@ -32,10 +44,12 @@ impl Session {
         }
         let (mut sum, mut count) = (0f64, 0usize);
         let mut exponentials = vec![0f32; self.model().decoder().vocab];
-        for window in tokens.chunks(self.capacity()).filter(|w| w.len() > 1) {
+        for (i, window) in tokens.chunks(self.capacity()).enumerate().filter(|(_, w)| w.len() > 1) {
+            let before = i * self.capacity();
             self.clear();
             self.push(window);
             self.logits_all(&mut |row, logits| {
+                progress(before + row + 1);
                 if let Some(&target) = window.get(row + 1) {
                     sum += f64::from(log_sum_exp(logits, &mut exponentials)) - f64::from(logits[target as usize]);
                     count += 1;

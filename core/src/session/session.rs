@@ -57,7 +57,8 @@ impl Session {
         let kv = model.kv_cache(kv_type, context)?;
         let batch = options.batch.unwrap_or(Scratch::DEFAULT_BATCH).min(context);
         let scratch = model.scratch(batch);
-        let tokens = Vec::with_capacity(context);
+        // One more than fits: the token that finds the context full.
+        let tokens = Vec::with_capacity(context + 1);
         Ok(Self { model, kv, scratch, tokens, adapters: ActiveAdapters::none(), swap_us: 0.0 })
     }
 

@@ -1,17 +1,17 @@
 //! Shared by the tests of `adapter`: adapters in memory, and files made byte by byte.
-#![allow(dead_code)]
+// Each test takes what it needs, and one that includes two of these modules has the fixtures' place twice.
+#![allow(dead_code, unused_imports, clippy::duplicate_mod)]
 
-use std::path::PathBuf;
+#[path = "../common/fixtures.rs"]
+mod fixtures;
+
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 use timbre::adapter::{Adapter, AdapterError, Delta, FourierDelta, Module};
 use timbre::spectral::{Entries, Plan, PlanCache, Shape};
 
-/// A file or folder of the fixtures.
-pub fn fixture(path: &str) -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/fixtures")).join(path)
-}
+pub use fixtures::fixture_path as fixture;
 
 /// Shapes of SmolLM2-135M's attention.
 pub fn smollm2(module: &str) -> Option<(usize, usize)> {

@@ -1,10 +1,14 @@
 //! Where tests find the model files and the fixtures.
 #![allow(dead_code)]
 
+mod fixtures;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use timbre::gguf::Gguf;
+
+pub use fixtures::fixture_path;
 
 /// SmolLM2-135M-Instruct, Q4_1: `llama` architecture, byte-level BPE vocabulary.
 pub const SMOLLM2: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
@@ -27,11 +31,6 @@ pub fn model_path(file: &str) -> PathBuf {
 /// Opens a model file.
 pub fn model(file: &str) -> Arc<Gguf> {
     Gguf::open(model_path(file)).unwrap()
-}
-
-/// The path of a fixture.
-pub fn fixture_path(name: &str) -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/fixtures")).join(name)
 }
 
 /// A fixture that is JSON.

@@ -1,5 +1,9 @@
 //! Shared by the tests of `spectral` and `adapter`: the fixtures, and the spectral path in three calls.
-#![allow(dead_code)]
+// Each test takes what it needs, and one that includes two of these modules has the fixtures' place twice.
+#![allow(dead_code, unused_imports, clippy::duplicate_mod)]
+
+#[path = "../common/fixtures.rs"]
+mod fixtures;
 
 use std::collections::HashMap;
 use std::io::Read;
@@ -8,10 +12,7 @@ use std::sync::Arc;
 
 use timbre::spectral::{Complex32, Entries, Plan, RealFft, Transforms, transform};
 
-/// A file or folder of the fixtures.
-pub fn fixture(path: &str) -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/fixtures")).join(path)
-}
+pub use fixtures::fixture_path as fixture;
 
 /// One array of an `.npz`: shape and values, whatever their type, as f64.
 pub struct Array {
