@@ -6,8 +6,8 @@ mod model_support;
 
 use std::sync::Arc;
 
-use adapter_support::{coefficients, planned, shape};
-use model_support::{HEAD_DIM, HEADS, HIDDEN, INNER, KV_HEADS, LAYERS, Tiny};
+use adapter_support::{planned, shape};
+use model_support::{HEAD_DIM, HEADS, HIDDEN, INNER, KV_HEADS, LAYERS, Tiny, noise};
 use timbre::adapter::Adapter;
 use timbre::gguf::GgmlType;
 use timbre::kernels::{KernelChoice, Tier};
@@ -31,14 +31,10 @@ fn adapter(model: &Model, only: Option<&str>) -> ActiveAdapters {
     let plans = PlanCache::new();
     let mut modules = Vec::new();
     for layer in 0..LAYERS {
-        for (salt, (name, rows, cols)) in (1..).zip(LINEARS).filter(|(_, (name, ..))| only.is_none_or(|o| o == *name)) {
+        for (name, rows, cols) in LINEARS.into_iter().filter(|(name, ..)| only.is_none_or(|o| o == *name)) {
             let plan = plans.seeded(shape(rows, cols), 50, 7).unwrap();
-            modules.push(planned(
-                &format!("model.layers.{layer}.{name}"),
-                plan,
-                &coefficients(50, salt + layer as u32),
-                40.0,
-            ));
+            let module = format!("model.layers.{layer}.{name}");
+            modules.push(planned(&module, plan, &noise(&module, 50, 0.5), 40.0));
         }
     }
     let bound = model.bind(Arc::new(Adapter::new(modules).unwrap()), "a").unwrap();

@@ -6,8 +6,8 @@ mod model_support;
 
 use std::sync::Arc;
 
-use adapter_support::{coefficients, config, planned, shape, weights};
-use model_support::{HIDDEN, LAYERS, Tiny};
+use adapter_support::{config, planned, shape, weights};
+use model_support::{HIDDEN, LAYERS, Tiny, noise};
 use serde_json::json;
 use timbre::adapter::{Adapter, AdapterError, AdapterFile, Module};
 use timbre::model::{ActiveAdapters, BoundAdapter, Model, ModelError};
@@ -21,7 +21,7 @@ const V: (usize, usize) = (32, HIDDEN);
 
 fn module(name: &str, (rows, cols): (usize, usize)) -> Module {
     let plan = PlanCache::new().seeded(shape(rows, cols), N, 2024).unwrap();
-    planned(name, plan, &coefficients(N, rows as u32), ALPHA)
+    planned(name, plan, &noise(name, N, 0.5), ALPHA)
 }
 
 fn q(layer: usize) -> String {
@@ -38,7 +38,7 @@ fn bind(model: &Model, modules: Vec<Module>) -> Result<Arc<BoundAdapter>, ModelE
 
 /// A PEFT adapter with spectra for `names`, resolved against the model and bound.
 fn bind_peft(model: &Model, changes: serde_json::Value, names: &[&str]) -> Result<Arc<BoundAdapter>, ModelError> {
-    let c = coefficients(N, 1);
+    let c = noise("spectrum", N, 0.5);
     let spectra: Vec<(&str, &[f32])> = names.iter().map(|&name| (name, &c[..])).collect();
     let file = AdapterFile::from_peft_bytes(&config(changes), &weights(&spectra))?;
     let adapter = file.resolve(model.plans(), |module| model.module_shape(module))?;
@@ -215,7 +215,7 @@ fn targets_are_looked_for_by_the_names_of_the_adapters_own_wrapper() {
 fn a_folder_is_refused_like_its_parts() {
     let model = Tiny::llama().open().unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let c = coefficients(N, 1);
+    let c = noise("spectrum", N, 0.5);
     std::fs::write(folder.path().join("adapter_config.json"), config(json!({}))).unwrap();
     let write = |names: &[String]| {
         let spectra: Vec<(&str, &[f32])> = names.iter().map(|name| (name.as_str(), &c[..])).collect();
