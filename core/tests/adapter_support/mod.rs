@@ -25,7 +25,11 @@ pub fn smollm2(module: &str) -> Option<(usize, usize)> {
 
 /// Coefficients that differ in every place.
 pub fn coefficients(n: usize, seed: u32) -> Vec<f32> {
-    (0..n as u32).map(|i| ((i * 2_654_435_761u32.wrapping_add(seed * 40_503)) as f32 / u32::MAX as f32) - 0.5).collect()
+    (0..n as u32)
+        .map(|i| {
+            (i.wrapping_mul(2_654_435_761u32.wrapping_add(seed.wrapping_mul(40_503))) as f32 / u32::MAX as f32) - 0.5
+        })
+        .collect()
 }
 
 pub fn shape(rows: usize, cols: usize) -> Shape {
