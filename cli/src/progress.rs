@@ -7,6 +7,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 /// Bar of an amount of bytes, with rate and time left.
 const BYTES: &str =
     "{msg:<28} {bar:24} {decimal_bytes:>10}/{decimal_total_bytes:<10} {decimal_bytes_per_sec:>12} {eta}";
+/// Bar of a number of things, with time left.
+const COUNT: &str = "{msg:<28} {bar:24} {human_pos:>10}/{human_len:<10} {per_sec:>12} {eta}";
 /// Something under way whose end is not known.
 const SPINNER: &str = "{msg:<28} {spinner} {elapsed}";
 
@@ -17,6 +19,11 @@ impl Progress {
     /// `label` and a bar over `total` bytes.
     pub fn bytes(label: &str, total: u64) -> Self {
         Self(ProgressBar::new(total).with_style(style(BYTES)).with_message(label.to_owned()))
+    }
+
+    /// `label` and a bar over `total` things.
+    pub fn count(label: &str, total: u64) -> Self {
+        Self(ProgressBar::new(total).with_style(style(COUNT)).with_message(label.to_owned()))
     }
 
     /// `label` and a sign of life.

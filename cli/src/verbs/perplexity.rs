@@ -6,6 +6,7 @@ use clap::Args;
 
 use crate::args::{AdapterArgs, ModelArgs, TokenList};
 use crate::output::{self, Outcome};
+use crate::progress::Progress;
 
 /// Score a text: mean negative log-likelihood a token, and its exponential
 #[derive(Args)]
@@ -45,7 +46,9 @@ impl Perplexity {
             (None, None) => Vec::new(),
         };
         let mut session = self.model.run.session(&model, adapters)?;
-        let result = session.perplexity(&tokens)?;
+        let progress = Progress::count("scoring", tokens.len() as u64);
+        let result = session.perplexity_with(&tokens, |done| progress.set(done as u64))?;
+        drop(progress);
         if self.json {
             return output::json(&result);
         }

@@ -9,6 +9,14 @@
 //! refused whole, every vocabulary string becomes a heap allocation, and the order needed to write a merged file
 //! byte for byte is lost.
 //!
+//! # Page faults
+//!
+//! Opening reads the header alone. The tensor data comes in page by page as it is first used, with the system's own
+//! read-ahead; an embedding table that is not also the head is marked [`Advice::Random`], since one row a token is read
+//! from it. [`Gguf::advise_will_need`] starts reading without waiting, and [`Gguf::warm_up`] touches every page with
+//! progress, so that the first tokens do not pay. No page is locked: under pressure the system drops clean pages of the
+//! map and reads them again, which is what keeps the process out of the way of a phone's low-memory killer.
+//!
 //! # When the file changes under the map
 //!
 //! A mapping is a window on the file, not a copy. If another process truncates the file, pages past the new end no
