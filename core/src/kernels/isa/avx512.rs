@@ -21,9 +21,7 @@ pub(super) const KERNELS: Kernels =
 const STEP: usize = 256;
 
 fn quantised<F: Unpack>() -> Kernel {
-    // One row alone needs several accumulators to hide the latency of additions; eight rows hide each other's, and more
-    // accumulators would not fit the registers.
-    Kernel { form: Form::Int8, one: panel::<F, 1, 4>, tile: Tile::Eight(panel::<F, 8, 1>) }
+    Kernel { form: Form::Int8, one: panel::<F, 1>, tile: Tile::Eight(panel::<F, 8>) }
 }
 
 fn plain<P: Load>() -> Kernel {
@@ -49,30 +47,25 @@ trait Unpack: Format {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn panel<F: Unpack, const T: usize, const A: usize>(
-    data: &[u8],
-    row_bytes: usize,
-    x: &[Row<'_>; T],
-    out: &mut [[f32; T]],
-) {
+unsafe fn panel<F: Unpack, const T: usize>(data: &[u8], row_bytes: usize, x: &[Row<'_>; T], out: &mut [[f32; T]]) {
     for (row, out) in data.chunks_exact(row_bytes).zip(out) {
         // SAFETY: by the caller's promise `row` is whole blocks and the activations have as many columns, padded to whole steps.
-        *out = unsafe { dot::<F, T, A>(row, x) };
+        *out = unsafe { dot::<F, T>(row, x) };
     }
 }
 
-/// `A` accumulators for each of `T` products.
-type Sums<const T: usize, const A: usize> = [[__m512; A]; T];
+/// Two accumulators per product hide the latency of the additions.
+type Sums<const T: usize> = [[__m512; 2]; T];
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn dot<F: Unpack, const T: usize, const A: usize>(row: &[u8], x: &[Row<'_>; T]) -> [f32; T] {
-    let mut sums: Sums<T, A> = [[_mm512_setzero_ps(); A]; T];
+unsafe fn dot<F: Unpack, const T: usize>(row: &[u8], x: &[Row<'_>; T]) -> [f32; T] {
+    let mut sums: Sums<T> = [[_mm512_setzero_ps(); 2]; T];
     let steps = row.chunks_exact(F::STEP_BYTES);
     let rest = steps.remainder();
     for (s, p) in steps.enumerate() {
         // SAFETY: `p` is a whole step, and element 256s + 255 is inside the padded activations.
-        unsafe { step::<F, T, A>(p.as_ptr(), x, s * STEP, &mut sums) };
+        unsafe { step::<F, T>(p.as_ptr(), x, s * STEP, 0, !0, &mut sums) };
     }
     if !rest.is_empty() {
         let skip = (F::STEP_BYTES - rest.len()) / F::BYTES;
@@ -82,99 +75,58 @@ unsafe fn dot<F: Unpack, const T: usize, const A: usize>(row: &[u8], x: &[Row<'_
             let keep = !0 << (skip * F::LEN / GROUP);
             let first = skip * F::LEN / 64;
             // SAFETY: the step is the end of the row.
-            unsafe { last_step::<F, T, A>(row.as_ptr().add(start), x, at, first, keep, &mut sums) };
+            unsafe { step::<F, T>(row.as_ptr().add(start), x, at, first, keep, &mut sums) };
         } else {
             // A row shorter than a step, completed with blocks of scale zero. 272 bytes are the longest step of small blocks.
             let mut bytes = [0u8; 272];
             bytes[..rest.len()].copy_from_slice(rest);
             let keep = !0u16 >> (skip * F::LEN / GROUP);
             // SAFETY: the buffer is a whole step, and the activations are padded to one.
-            unsafe { last_step::<F, T, A>(bytes.as_ptr(), x, 0, 0, keep, &mut sums) };
+            unsafe { step::<F, T>(bytes.as_ptr(), x, 0, 0, keep, &mut sums) };
         }
     }
-    std::array::from_fn(|t| {
-        let sum = sums[t].into_iter().reduce(|a, b| _mm512_add_ps(a, b));
-        sum.map_or(0.0, |sum| _mm512_reduce_add_ps(sum))
-    })
+    std::array::from_fn(|t| _mm512_reduce_add_ps(_mm512_add_ps(sums[t][0], sums[t][1])))
 }
 
-/// Adds the products of the step at `p` with elements `at..at + 256` of each activation row. Loops have fixed bounds, so
-/// that they unroll and the accumulators stay in registers.
+/// Adds the products of the step at `p` with elements `at..at + 256` of each activation row, from quarter
+/// `first` on and of the groups in `keep`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn step<F: Unpack, const T: usize, const A: usize>(
+unsafe fn step<F: Unpack, const T: usize>(
     p: *const u8,
     x: &[Row<'_>; T],
     at: usize,
-    sums: &mut Sums<T, A>,
+    first: usize,
+    keep: __mmask16,
+    sums: &mut Sums<T>,
 ) {
     // SAFETY: the caller promises a whole step at `p` and 256 elements in `x` from `at` on, which is a multiple of 16.
     unsafe {
         let (scale, offset) = F::scales(p);
         let mut scales = [scale; T];
         for t in 0..T {
-            scales[t] = _mm512_mul_ps(scale, loadu_ps(x[t].scales, at / GROUP));
-            sums[t][0] = _mm512_fmadd_ps(offset, loadu_ps(x[t].sums, at / GROUP), sums[t][0]);
+            let group = at / GROUP;
+            scales[t] = _mm512_maskz_mul_ps(keep, scale, loadu_ps(x[t].scales, group));
+            let offsets = loadu_ps(x[t].sums, group);
+            sums[t][0] = _mm512_mask3_fmadd_ps(offset, offsets, sums[t][0], keep);
         }
-        for i in 0..4 {
+        for i in first..4 {
             let lanes = F::lanes(p, i);
+            let spread = _mm512_add_epi32(
+                _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3),
+                _mm512_set1_epi32(4 * i as i32),
+            );
             for t in 0..T {
-                sums[t][i % A] = quarter(lanes, &x[t], at, i, scales[t], sums[t][i % A]);
+                let coarse = _mm512_loadu_si512(x[t].lanes.as_ptr().add(at + 64 * i).cast());
+                let fine = _mm512_loadu_si512(x[t].fine.as_ptr().add(at + 64 * i).cast());
+                let dots = _mm512_dpbusd_epi32(_mm512_setzero_si512(), lanes, coarse);
+                let dots = _mm512_slli_epi32::<{ COARSE.trailing_zeros() }>(dots);
+                let dots = _mm512_dpbusd_epi32(dots, lanes, fine);
+                let scale = _mm512_permutexvar_ps(spread, scales[t]);
+                sums[t][i % 2] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), scale, sums[t][i % 2]);
             }
         }
     }
-}
-
-/// As [`step`], from quarter `first` on and of the groups in `keep` only.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn last_step<F: Unpack, const T: usize, const A: usize>(
-    p: *const u8,
-    x: &[Row<'_>; T],
-    at: usize,
-    first: usize,
-    keep: __mmask16,
-    sums: &mut Sums<T, A>,
-) {
-    // SAFETY: as for `step`.
-    unsafe {
-        let (scale, offset) = F::scales(p);
-        let mut scales = [scale; T];
-        for t in 0..T {
-            scales[t] = _mm512_maskz_mul_ps(keep, scale, loadu_ps(x[t].scales, at / GROUP));
-            sums[t][0] = _mm512_mask3_fmadd_ps(offset, loadu_ps(x[t].sums, at / GROUP), sums[t][0], keep);
-        }
-        for i in 0..4 {
-            if i < first {
-                continue;
-            }
-            let lanes = F::lanes(p, i);
-            for t in 0..T {
-                sums[t][i % A] = quarter(lanes, &x[t], at, i, scales[t], sums[t][i % A]);
-            }
-        }
-    }
-}
-
-/// The products of quarter `i` of a step added to `sum`: both planes of the activations, then the scales of the four groups.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn quarter(lanes: __m512i, x: &Row<'_>, at: usize, i: usize, scales: __m512, sum: __m512) -> __m512 {
-    // SAFETY: the caller promises 256 elements in `x` from `at` on.
-    let (coarse, fine) = unsafe {
-        (
-            _mm512_loadu_si512(x.lanes.as_ptr().add(at + 64 * i).cast()),
-            _mm512_loadu_si512(x.fine.as_ptr().add(at + 64 * i).cast()),
-        )
-    };
-    let dots = _mm512_dpbusd_epi32(_mm512_setzero_si512(), lanes, coarse);
-    let dots = _mm512_slli_epi32::<{ COARSE.trailing_zeros() }>(dots);
-    let dots = _mm512_dpbusd_epi32(dots, lanes, fine);
-    let spread = _mm512_add_epi32(
-        _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3),
-        _mm512_set1_epi32(4 * i as i32),
-    );
-    _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), _mm512_permutexvar_ps(spread, scales), sum)
 }
 
 /// Loads 16 numbers from `at` on.
@@ -484,7 +436,7 @@ impl Load for Bf16 {
 unsafe fn plain_panel<P: Load, const T: usize>(data: &[u8], row_bytes: usize, x: &[Row<'_>; T], out: &mut [[f32; T]]) {
     let cols = row_bytes / P::BYTES;
     for (row, out) in data.chunks_exact(row_bytes).zip(out) {
-        let mut sums: Sums<T, 2> = [[_mm512_setzero_ps(); 2]; T];
+        let mut sums: Sums<T> = [[_mm512_setzero_ps(); 2]; T];
         let mut add = |at: usize, keep: __mmask16| {
             // SAFETY: `keep` selects elements below `cols` only, and both operands have as many by the caller's promise.
             unsafe {
