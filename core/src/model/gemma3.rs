@@ -72,9 +72,7 @@ pub(super) fn wire(file: &Loader<'_>) -> Result<Decoder, ModelError> {
         })
         .collect::<Result<Vec<_>, ModelError>>()?;
 
-    let scaling = file.opt_str("rope.scaling.type")?.unwrap_or("none");
-    file.refuse_if(!matches!(scaling, "none" | "linear"), format!("rope scaling {scaling:?}"))?;
-    let global_scale = if scaling == "linear" { file.positive("rope.scaling.factor", Some(1.0))? } else { 1.0 };
+    let global_scale = file.rope_scale()?;
     let global_base = file.positive("rope.freq_base", Some(1_000_000.0))?;
     let local_base = file.positive("rope.freq_base_swa", Some(LOCAL_ROPE_BASE))?;
     let rope = |base, scale| Rope::new(RopeStyle::Halves, head_dim, base, scale, None);

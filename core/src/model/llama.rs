@@ -91,9 +91,7 @@ fn rope(file: &Loader<'_>, head_dim: usize) -> Result<Rope, ModelError> {
         let key = "llama.rope.dimension_count".into();
         return Err(GgufError::BadValue { key, expected, found: dim.to_string() }.into());
     }
-    let scaling = file.opt_str("rope.scaling.type")?.unwrap_or("none");
-    file.refuse_if(!matches!(scaling, "none" | "linear"), format!("rope scaling {scaling:?}"))?;
-    let scale = if scaling == "linear" { file.positive("rope.scaling.factor", Some(1.0))? } else { 1.0 };
+    let scale = file.rope_scale()?;
     let base = file.positive("rope.freq_base", Some(10_000.0))?;
     let factors: Option<Vector> = file.opt_vector("rope_freqs.weight", dim / 2)?;
     let factors = factors.as_ref().map(|v| v.get(file.gguf));

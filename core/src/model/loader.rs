@@ -104,6 +104,18 @@ impl<'a> Loader<'a> {
         Err(GgufError::BadValue { key: self.key(name), expected: "above 0".into(), found: value.to_string() }.into())
     }
 
+    /// What positions are divided by before they turn heads: `rope.scaling.factor` under linear scaling, else 1.
+    pub(super) fn rope_scale(&self) -> Result<f32, ModelError> {
+        match self.opt_str("rope.scaling.type")?.unwrap_or("none") {
+            "none" => Ok(1.0),
+            "linear" => self.positive("rope.scaling.factor", Some(1.0)),
+            other => Err(ModelError::Unsupported {
+                architecture: self.architecture,
+                feature: format!("rope scaling {other:?}"),
+            }),
+        }
+    }
+
     /// Query heads must be a multiple of KV heads, and their elements a sane product.
     pub(super) fn check_heads(&self, heads: usize, kv_heads: usize, head_dim: usize) -> Result<(), ModelError> {
         let bad = |name: &str, expected: String, found: usize| {

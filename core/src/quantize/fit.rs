@@ -146,3 +146,25 @@ fn solve(x: &[f32], guess: Affine, levels: f32, ceiling: f32) -> Affine {
     // Past the ceiling the best lies on it.
     Affine { scale: (sum_qx + (offset - ceiling) * sum_q) / sum_qq, offset: ceiling }
 }
+
+/// A block after up to two rounds of solving for its scales and rounding them again, as long as its error falls.
+/// `round` rounds a block's group scales and gives its error, `solve` refits the scales to the lanes, where that can be done.
+pub(super) fn refine<B: Clone>(
+    mut block: B,
+    mut round: impl FnMut(&mut B) -> f32,
+    mut solve: impl FnMut(&mut B) -> Option<()>,
+) -> B {
+    let mut error = round(&mut block);
+    for _ in 0..2 {
+        let mut next = block.clone();
+        if solve(&mut next).is_none() {
+            break;
+        }
+        let next_error = round(&mut next);
+        if next_error >= error {
+            break;
+        }
+        (block, error) = (next, next_error);
+    }
+    block
+}

@@ -5,7 +5,7 @@
 
 use half::f16;
 
-use super::fit::{self, as_stored, inverse, lane, residual};
+use super::fit::{self, as_stored, inverse, lane, refine, residual};
 
 const LEN: usize = 256;
 const MAX_GROUPS: usize = 16;
@@ -77,20 +77,9 @@ impl Block {
         let stored = |values: &[f32]| as_stored(values.iter().fold(0.0, |a: f32, &b| a.max(b)) / shape.top);
         let (d, dmin) = (stored(&scales)?, stored(&minima)?);
         let whole = |values: [f32; MAX_GROUPS], d: f16| values.map(|v| lane(v, inverse(d.to_f32()), 0.0, shape.top));
-        let mut block = Self { d, dmin, scales: whole(scales, d), minima: whole(minima, dmin), q: [0; LEN] };
+        let block = Self { d, dmin, scales: whole(scales, d), minima: whole(minima, dmin), q: [0; LEN] };
 
-        let mut error = block.round_groups(x, shape);
-        for _ in 0..2 {
-            let mut next = block.clone();
-            if next.solve(x, shape).is_none() {
-                break;
-            }
-            let next_error = next.round_groups(x, shape);
-            if next_error >= error {
-                break;
-            }
-            (block, error) = (next, next_error);
-        }
+        let mut block = refine(block, |block| block.round_groups(x, shape), |block| block.solve(x, shape));
         block.set_lanes(x, shape);
         Some(block)
     }

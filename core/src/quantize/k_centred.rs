@@ -5,7 +5,7 @@
 
 use half::f16;
 
-use super::fit::{self, as_stored, inverse, lane, residual};
+use super::fit::{self, as_stored, inverse, lane, refine, residual};
 
 const LEN: usize = 256;
 const GROUP: usize = 16;
@@ -81,20 +81,9 @@ impl Block {
         let d = as_stored(fit::peak(&scales).1 / -shape.scales)?;
         let inverse = inverse(d.to_f32());
         let scales = scales.map(|s| lane(s, inverse, -shape.scales, shape.scales - 1.0));
-        let mut block = Self { d, scales, q: [0; LEN] };
+        let block = Self { d, scales, q: [0; LEN] };
 
-        let mut error = block.round_groups(x, shape);
-        for _ in 0..2 {
-            let mut next = block.clone();
-            if next.solve(x, shape).is_none() {
-                break;
-            }
-            let next_error = next.round_groups(x, shape);
-            if next_error >= error {
-                break;
-            }
-            (block, error) = (next, next_error);
-        }
+        let mut block = refine(block, |block| block.round_groups(x, shape), |block| block.solve(x, shape));
         block.set_lanes(x, shape);
         Some(block)
     }
