@@ -36,6 +36,8 @@ pub type PanelFn<const T: usize> = unsafe fn(&[u8], usize, &[Row<'_>; T], &mut [
 
 /// A kernel for several activation rows at once; how many suits its instruction set best.
 #[derive(Clone, Copy)]
+// Which of them there is a use for depends on the architecture.
+#[allow(dead_code)]
 pub enum Tile {
     /// Four rows.
     Four(PanelFn<4>),
