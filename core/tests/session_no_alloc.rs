@@ -1,28 +1,16 @@
 //! Decoding allocates nothing, on any thread: every buffer is planned when the session is created.
 
 mod common;
+#[path = "common/counting.rs"]
+mod counting;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::sync::Barrier;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
+use counting::{ALLOCATIONS, COUNTED};
 use timbre::kernels::{KernelChoice, detected_tiers};
 use timbre::model::{ActiveAdapters, KvType, Model, ModelOptions};
 use timbre::session::{CancelHandle, GenerateOptions, SamplerOptions, Session, SessionOptions, SwapPolicy};
-
-thread_local! {
-    /// Whether this thread's allocations count: the test harness has threads of its own.
-    static COUNTED: Cell<bool> = const { Cell::new(false) };
-}
-
-static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
-
-fn count() {
-    if COUNTED.get() {
-        ALLOCATIONS.fetch_add(1, Ordering::SeqCst);
-    }
-}
 
 /// Allocations on the counted threads while `work` runs.
 fn allocations(work: impl FnOnce()) -> usize {
@@ -30,37 +18,6 @@ fn allocations(work: impl FnOnce()) -> usize {
     work();
     ALLOCATIONS.load(Ordering::SeqCst) - before
 }
-
-struct Counting;
-
-// SAFETY: every call goes to the system allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
-        // SAFETY: as the caller promises.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        count();
-        // SAFETY: as the caller promises.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: as the caller promises.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count();
-        // SAFETY: as the caller promises.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 const PROMPT: [u32; 12] = [1, 9690, 198, 2683, 359, 253, 5356, 5646, 11173, 3365, 35, 28];
 const DECODED: usize = 6;

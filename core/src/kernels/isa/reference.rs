@@ -4,9 +4,8 @@ use super::{Form, Kernel, Kernels, Tile};
 use crate::gguf::GgmlType;
 use crate::kernels::activations::{Row, quantise_row};
 use crate::kernels::formats::{Format, MAX_BLOCK, Plain, by_type, decode_blocks, decode_plain};
+use crate::kernels::vector::{LANES, reduce};
 
-/// Partial sums per product: independent chains for the vector unit, and a smaller rounding error.
-const LANES: usize = 16;
 /// Elements decoded at a time, whole blocks of every format.
 const CHUNK: usize = MAX_BLOCK;
 
@@ -56,7 +55,7 @@ fn panel<D: Decoder, const T: usize>(data: &[u8], row_bytes: usize, x: &[Row<'_>
             }
         }
         for (out, sums) in out.iter_mut().zip(sums) {
-            *out = total(sums);
+            *out = reduce(sums);
         }
     }
 }
@@ -74,16 +73,4 @@ fn accumulate(w: &[f32], x: &[f32], sums: &mut [f32; LANES]) {
         lanes[i] += w * x;
     }
     *sums = lanes;
-}
-
-/// Sums the lanes pairwise.
-fn total(mut lanes: [f32; LANES]) -> f32 {
-    let mut half = LANES / 2;
-    while half > 0 {
-        for i in 0..half {
-            lanes[i] += lanes[i + half];
-        }
-        half /= 2;
-    }
-    lanes[0]
 }
