@@ -1,9 +1,11 @@
 //! The forward pass shared by every architecture.
 
 use std::ops::Range;
+use std::sync::Mutex;
 
+use crate::adapter::DeltaScratch;
 use crate::gguf::Gguf;
-use crate::kernels::{Compute, Matrix, dequantize, for_each_chunk, vector};
+use crate::kernels::{Activations, Compute, dequantize, for_each_chunk, vector};
 
 use super::blocks::{Attention, Mlp, RmsNorm, Rope};
 use super::kv::KvCache;
@@ -182,19 +184,9 @@ impl Decoder {
         let (q, k, v) = (&mut q[..rows * q_len], &mut k[..rows * kv_len], &mut v[..rows * kv_len]);
 
         layer.attention_norm.forward(gguf, compute.pool(), x, normed);
-        let types = [attention.q.ty(), attention.k.ty(), attention.v.ty()];
-        activations.load_for(compute, &types, rows, self.hidden, normed);
-        let mut jobs = [
-            (attention.q.matrix(gguf)?, &mut *q),
-            (attention.k.matrix(gguf)?, &mut *k),
-            (attention.v.matrix(gguf)?, &mut *v),
-        ];
-        compute.matmul_group(&mut jobs, activations);
-        for (linear, out) in [(&attention.q, &mut *q), (&attention.k, &mut *k), (&attention.v, &mut *v)] {
-            add_bias(gguf, linear, out);
-        }
+        let project = Projection { gguf, compute, adapters, layer: index };
         let group = [(LinearKind::Q, &attention.q), (LinearKind::K, &attention.k), (LinearKind::V, &attention.v)];
-        adapters.apply(compute.pool(), deltas, index, group, normed, [&mut *q, &mut *k, &mut *v]);
+        project.run(activations, deltas, group, normed, [&mut *q, &mut *k, &mut *v])?;
 
         let rope = &self.ropes[attention.rope];
         let first_table = self.ropes[..attention.rope].iter().map(|r| 2 * r.angles() * rows).sum::<usize>();
@@ -219,10 +211,7 @@ impl Decoder {
         heads.attend(compute.pool(), kv_layer, start, q, mixed, workers);
 
         let out = &mut out[..rows * self.hidden];
-        activations.load_for(compute, &[attention.o.ty()], rows, q_len, mixed);
-        compute.matmul(attention.o.matrix(gguf)?, activations, out);
-        add_bias(gguf, &attention.o, out);
-        adapters.apply(compute.pool(), deltas, index, [(LinearKind::O, &attention.o)], mixed, [&mut *out]);
+        project.run(activations, deltas, [(LinearKind::O, &attention.o)], mixed, [&mut *out])?;
         add_residual(gguf, compute, layer.attention_post_norm.as_ref(), out, normed, x);
         Ok(())
     }
@@ -236,23 +225,15 @@ impl Decoder {
         let (gate, up) = (&mut gate[..rows * self.inner], &mut up[..rows * self.inner]);
 
         layer.mlp_norm.forward(gguf, compute.pool(), x, normed);
-        activations.load_for(compute, &[mlp.gate.ty(), mlp.up.ty()], rows, self.hidden, normed);
-        let mut jobs: [(Matrix<'_>, &mut [f32]); 2] =
-            [(mlp.gate.matrix(gguf)?, &mut *gate), (mlp.up.matrix(gguf)?, &mut *up)];
-        compute.matmul_group(&mut jobs, activations);
-        add_bias(gguf, &mlp.gate, gate);
-        add_bias(gguf, &mlp.up, up);
+        let project = Projection { gguf, compute, adapters, layer: index };
         let group = [(LinearKind::Gate, &mlp.gate), (LinearKind::Up, &mlp.up)];
-        adapters.apply(compute.pool(), deltas, index, group, normed, [&mut *gate, &mut *up]);
+        project.run(activations, deltas, group, normed, [&mut *gate, &mut *up])?;
 
         for_each_chunk(compute.pool(), [(&mut *gate, self.inner), (up, self.inner)], |_, _, [gate, up]| {
             mlp.activation.gate(gate, up);
         });
         let out = &mut out[..rows * self.hidden];
-        activations.load_for(compute, &[mlp.down.ty()], rows, self.inner, gate);
-        compute.matmul(mlp.down.matrix(gguf)?, activations, out);
-        add_bias(gguf, &mlp.down, out);
-        adapters.apply(compute.pool(), deltas, index, [(LinearKind::Down, &mlp.down)], gate, [&mut *out]);
+        project.run(activations, deltas, [(LinearKind::Down, &mlp.down)], gate, [&mut *out])?;
         add_residual(gguf, compute, layer.mlp_post_norm.as_ref(), out, normed, x);
         Ok(())
     }
@@ -278,6 +259,43 @@ impl Decoder {
                 return Err(ModelError::NonFinite { position: kv.len() + row });
             }
         }
+        Ok(())
+    }
+}
+
+/// What a group of linears that read the same rows is computed with.
+struct Projection<'a> {
+    gguf: &'a Gguf,
+    compute: &'a Compute,
+    adapters: &'a ActiveAdapters,
+    layer: usize,
+}
+
+impl Projection<'_> {
+    /// outs\[i\] = W x + b + Σ weight · ΔW x for every linear of the group: `x` is quantised once, the products are one job of
+    /// the pool, and the adapters share one forward transform a row.
+    fn run<const N: usize>(
+        &self,
+        activations: &mut Activations,
+        deltas: &[Mutex<DeltaScratch>],
+        group: [(LinearKind, &Linear); N],
+        x: &[f32],
+        mut outs: [&mut [f32]; N],
+    ) -> Result<(), ModelError> {
+        let Self { gguf, compute, adapters, layer } = *self;
+        let cols = group[0].1.shape().1;
+        activations.load_for(compute, &group.map(|(_, linear)| linear.ty()), x.len() / cols, cols, x);
+        let mut matrices = [group[0].1.matrix(gguf)?; N];
+        for (matrix, (_, linear)) in matrices.iter_mut().zip(group) {
+            *matrix = linear.matrix(gguf)?;
+        }
+        let mut targets = outs.iter_mut();
+        let mut jobs = matrices.map(|matrix| (matrix, targets.next().map_or(&mut [][..], |out| &mut **out)));
+        compute.matmul_group(&mut jobs, activations);
+        for ((_, linear), out) in group.iter().zip(&mut outs) {
+            add_bias(gguf, linear, out);
+        }
+        adapters.apply(compute.pool(), deltas, layer, group, x, outs);
         Ok(())
     }
 }
