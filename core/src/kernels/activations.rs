@@ -2,6 +2,7 @@
 
 use super::formats::{GROUP, MAX_BLOCK};
 use super::isa::Form;
+use super::panel::Batch;
 use super::{Compute, Tier};
 use crate::gguf::GgmlType;
 
@@ -33,6 +34,7 @@ pub struct Activations {
     fine: Vec<i8>,
     scales: Vec<f32>,
     sums: Vec<f32>,
+    block_sums: Vec<f32>,
 }
 
 /// One activation row; the f32 form is empty or `cols` long, the int8 form empty or padded to whole blocks of 256.
@@ -65,6 +67,7 @@ impl Activations {
             fine: vec![0; padded],
             scales: vec![0.0; padded / GROUP],
             sums: vec![0.0; padded / GROUP],
+            block_sums: vec![0.0; padded / BLOCK],
         }
     }
 
@@ -115,6 +118,7 @@ impl Activations {
             grow(&mut self.fine, rows * stride);
             grow(&mut self.scales, rows * stride / GROUP);
             grow(&mut self.sums, rows * stride / GROUP);
+            grow(&mut self.block_sums, rows * stride / BLOCK);
         }
         let quantise = compute.kernels().quantise;
         let values = Parts::new(&mut self.values);
@@ -122,6 +126,7 @@ impl Activations {
         let fine = Parts::new(&mut self.fine);
         let scales = Parts::new(&mut self.scales);
         let sums = Parts::new(&mut self.sums);
+        let block_sums = Parts::new(&mut self.block_sums);
         let load_row = |t: usize| {
             let row = &x[t * cols..][..cols];
             if f32_form {
@@ -136,6 +141,11 @@ impl Activations {
                 let (scales, sums) = unsafe { (scales.part(t, groups), sums.part(t, groups)) };
                 // SAFETY: `compute` exists, so the CPU runs its tier.
                 unsafe { quantise(row, lanes, fine, scales, sums) };
+                // SAFETY: as above.
+                let block_sums = unsafe { block_sums.part(t, stride / BLOCK) };
+                for (block, [first, second]) in block_sums.iter_mut().zip(sums.as_chunks().0) {
+                    *block = first + second;
+                }
             }
         };
         if rows > 1 && x.len() >= PARALLEL_ELEMENTS {
@@ -157,6 +167,19 @@ impl Activations {
             fine: &self.fine[t * stride..][..stride],
             scales: &self.scales[t * groups..][..groups],
             sums: &self.sums[t * groups..][..groups],
+        }
+    }
+
+    /// Every row in int8.
+    pub(super) fn batch(&self) -> Batch<'_> {
+        Batch {
+            rows: self.rows,
+            stride: self.stride,
+            lanes: &self.lanes,
+            fine: &self.fine,
+            scales: &self.scales,
+            sums: &self.sums,
+            block_sums: &self.block_sums,
         }
     }
 

@@ -1,13 +1,17 @@
 //! The matrix products: work split over the pool, kernels chosen by tier.
 
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
 use super::activations::Row;
-use super::isa::{Form, Kernel, Kernels, PanelFn, Tile};
+use super::isa::{Batched, Form, Kernel, Kernels, PanelFn};
+use super::panel::{self, CHUNK, MultiplyFn, Target, UnpackFn};
 use super::{Activations, KernelChoice, KernelError, Matrix, Pool, Tier};
 use crate::gguf::GgmlType;
 
 /// Weight rows handed to a kernel at a time: with a tile of activation rows they stay in the first-level cache, so that
 /// a batch reads each of them from memory once.
-const PANEL_ROWS: usize = 16;
+const PANEL_ROWS: usize = 32;
 /// Tasks per thread and job, so that a thread that was held up leaves its share to the others.
 const TASKS_PER_THREAD: usize = 4;
 /// Least work of a task in weight bytes times activation rows: about a microsecond.
@@ -21,6 +25,8 @@ pub struct Compute {
     pool: Pool,
     tier: Tier,
     kernels: Kernels,
+    /// One a worker; a worker locks only its own.
+    panels: Vec<Mutex<panel::Panel>>,
 }
 
 impl Compute {
@@ -31,7 +37,8 @@ impl Compute {
     /// [`KernelError::Spawn`] if the threads cannot be had.
     pub fn new(choice: KernelChoice, threads: usize) -> Result<Self, KernelError> {
         let tier = choice.resolve()?;
-        Ok(Self { kernels: Kernels::of(tier)?, pool: Pool::new(threads)?, tier })
+        let panels = (0..threads).map(|_| Mutex::new(panel::Panel::new())).collect();
+        Ok(Self { kernels: Kernels::of(tier)?, pool: Pool::new(threads)?, tier, panels })
     }
 
     /// The tier in use.
@@ -74,10 +81,10 @@ impl Compute {
                 tasks += job.tasks();
                 *slot = Some(job);
             }
-            self.pool.run(tasks, &|mut task| {
+            self.pool.run_indexed(tasks, &|worker, mut task| {
                 for job in group.iter().flatten() {
                     if task < job.tasks() {
-                        return job.run(task, x);
+                        return job.run(task, x, &self.panels[worker]);
                     }
                     task -= job.tasks();
                 }
@@ -144,17 +151,56 @@ impl<'a> Job<'a> {
     }
 
     /// Computes the outputs of one task's weight rows for all activation rows.
-    fn run(&self, task: usize, x: &Activations) {
+    fn run(&self, task: usize, x: &Activations, scratch: &Mutex<panel::Panel>) {
         let start = task * self.rows_per_task;
         let end = self.w.rows().min(start + self.rows_per_task);
+        if let Batched::Panel { unpack, multiply } = self.kernel.batch
+            && x.rows() > 1
+        {
+            let mut scratch = scratch.lock().unwrap_or_else(PoisonError::into_inner);
+            for first in (start..end).step_by(panel::PANEL_ROWS) {
+                self.run_repacked(first..end.min(first + panel::PANEL_ROWS), x, &mut scratch, unpack, multiply);
+            }
+            return;
+        }
         for first in (start..end).step_by(PANEL_ROWS) {
             let panel = Panel { job: self, first, rows: PANEL_ROWS.min(end - first) };
-            let done = match self.kernel.tile {
-                Tile::Four(tile) => panel.tiles(tile, x, 0),
-                Tile::Eight(tile) => panel.tiles(tile, x, 0),
-                Tile::Sixteen(tile) => panel.tiles(tile, x, 0),
+            let done = match self.kernel.batch {
+                Batched::Four(tile) => panel.tiles(tile, x, 0),
+                Batched::Sixteen(tile) => panel.tiles(tile, x, 0),
+                Batched::Panel { .. } => 0,
             };
             panel.tiles(self.kernel.one, x, done);
+        }
+    }
+
+    /// The products of up to [`panel::PANEL_ROWS`] weight rows with all activation rows, from repacked weights.
+    fn run_repacked(
+        &self,
+        rows: Range<usize>,
+        x: &Activations,
+        scratch: &mut panel::Panel,
+        unpack: UnpackFn,
+        multiply: MultiplyFn,
+    ) {
+        let w = &self.w;
+        let data = w.row_range(rows.start, rows.end);
+        for start in (0..w.cols()).step_by(CHUNK) {
+            let cols = CHUNK.min(w.cols() - start);
+            let target = Target {
+                // SAFETY: a weight row of the job, and the output has one for each.
+                out: unsafe { self.out.add(rows.start) },
+                stride: w.rows(),
+                rows: rows.len(),
+                accumulate: start > 0,
+            };
+            // SAFETY: a `Compute` of this tier exists, so the CPU runs it; `data` is whole rows of the job's type, which chose both
+            // functions, and the columns lie inside them. `Job::new` checked the activations' columns and form and the output's
+            // size; no other task has these weight rows, nor this scratch.
+            unsafe {
+                unpack(data, w.row_bytes(), start, cols, scratch);
+                multiply(scratch, start, cols, &x.batch(), target);
+            }
         }
     }
 }

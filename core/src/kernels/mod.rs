@@ -16,6 +16,7 @@ mod error;
 mod formats;
 mod isa;
 mod matrix;
+mod panel;
 mod parallel;
 mod pool;
 mod tier;

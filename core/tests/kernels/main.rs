@@ -180,15 +180,24 @@ fn a_row_does_not_depend_on_its_batch_or_on_threads() {
         for case in cases(&[17]) {
             let batch = case.run(&one);
             assert_eq!(batch, case.run(&three), "{tier} {}", case.ty);
-            let single = Case {
-                batch: 1,
-                x: case.x[3 * case.cols..4 * case.cols].to_vec(),
-                weights: Vec::new(),
+            let rows = |first: usize, count: usize| Case {
+                batch: count,
+                x: case.x[first * case.cols..(first + count) * case.cols].to_vec(),
+                weights: case.weights.clone(),
                 data: case.data.clone(),
                 ..case
             };
-            let expected = &batch[3 * case.rows..4 * case.rows];
-            assert_eq!(single.run(&one), expected, "{tier} {}", case.ty);
+            for (first, count) in [(3, 2), (9, 7), (0, 8), (16, 1)] {
+                let part = rows(first, count);
+                let expected = &batch[first * case.rows..(first + count) * case.rows];
+                if count > 1 {
+                    assert_eq!(part.run(&one), expected, "{tier} {} rows {first}..+{count}", case.ty);
+                }
+                // One row alone may be summed in another order.
+                for ((alone, expected), (_, _, noise)) in part.run(&three).iter().zip(expected).zip(part.expected()) {
+                    assert!(f64::from((alone - expected).abs()) <= noise, "{tier} {}: {alone} {expected}", case.ty);
+                }
+            }
         }
     }
 }

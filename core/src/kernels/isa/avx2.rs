@@ -7,7 +7,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Form, Kernel, Kernels, Tile};
+use super::{Batched, Form, Kernel, Kernels};
 use crate::kernels::activations::{COARSE, ROUNDER, Row, quantise_row, steps};
 use crate::kernels::formats::{
     Bf16, F16, F32, Format, GROUP, Iq4Nl, LEVELS, Plain, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0,
@@ -91,11 +91,11 @@ fn to_bytes(words: [__m256i; 4]) -> __m256i {
 }
 
 fn quantised<F: Dot>() -> Kernel {
-    Kernel { form: Form::Int8, one: panel::<F, 1>, tile: Tile::Four(panel::<F, 4>) }
+    Kernel { form: Form::Int8, one: panel::<F, 1>, batch: Batched::Four(panel::<F, 4>) }
 }
 
 fn plain<P: Load>() -> Kernel {
-    Kernel { form: Form::F32, one: plain_panel::<P, 1>, tile: Tile::Four(plain_panel::<P, 4>) }
+    Kernel { form: Form::F32, one: plain_panel::<P, 1>, batch: Batched::Four(plain_panel::<P, 4>) }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]

@@ -14,6 +14,7 @@ mod avx512;
 mod neon;
 
 use super::activations::Row;
+use super::panel::{MultiplyFn, UnpackFn};
 use super::{KernelError, Tier};
 use crate::gguf::GgmlType;
 
@@ -34,17 +35,22 @@ pub enum Form {
 /// row must be loaded in the kernel's form with as many columns as a weight row.
 pub type PanelFn<const T: usize> = unsafe fn(&[u8], usize, &[Row<'_>; T], &mut [[f32; T]]);
 
-/// A kernel for several activation rows at once; how many suits its instruction set best.
+/// The products with several activation rows at once.
 #[derive(Clone, Copy)]
 // Which of them there is a use for depends on the architecture.
 #[allow(dead_code)]
-pub enum Tile {
-    /// Four rows.
+pub enum Batched {
+    /// Four rows at a time, each weight unpacked once for all of them; the same results as one by one.
     Four(PanelFn<4>),
-    /// Eight rows.
-    Eight(PanelFn<8>),
-    /// Sixteen rows.
+    /// Sixteen rows likewise.
     Sixteen(PanelFn<16>),
+    /// All rows, from repacked weights. Sums are taken in another order than for one row.
+    Panel {
+        /// Fills a panel.
+        unpack: UnpackFn,
+        /// Multiplies it.
+        multiply: MultiplyFn,
+    },
 }
 
 /// The products with one storage format.
@@ -54,8 +60,8 @@ pub struct Kernel {
     pub form: Form,
     /// One activation row.
     pub one: PanelFn<1>,
-    /// Several activation rows; the same results, each weight unpacked once for all of them.
-    pub tile: Tile,
+    /// Several activation rows.
+    pub batch: Batched,
 }
 
 /// Quantises an activation row: the row, its coarse and fine planes, group scales and group sums.

@@ -6,7 +6,7 @@
 use std::arch::aarch64::*;
 use std::arch::{asm, is_aarch64_feature_detected};
 
-use super::{Form, Kernel, Kernels, Tile};
+use super::{Batched, Form, Kernel, Kernels};
 use crate::kernels::activations::{COARSE, Row, quantise_row};
 use crate::kernels::formats::{Bf16, F16, F32, Format, GROUP, Lanes, Plain, by_type};
 
@@ -23,15 +23,15 @@ pub(super) fn kernels() -> Kernels {
 }
 
 fn with_sdot<F: Format>() -> Kernel {
-    Kernel { form: Form::Int8, one: sdot_panel::<F, 1>, tile: Tile::Four(sdot_panel::<F, 4>) }
+    Kernel { form: Form::Int8, one: sdot_panel::<F, 1>, batch: Batched::Four(sdot_panel::<F, 4>) }
 }
 
 fn with_widening<F: Format>() -> Kernel {
-    Kernel { form: Form::Int8, one: widening_panel::<F, 1>, tile: Tile::Four(widening_panel::<F, 4>) }
+    Kernel { form: Form::Int8, one: widening_panel::<F, 1>, batch: Batched::Four(widening_panel::<F, 4>) }
 }
 
 fn plain<P: Load>() -> Kernel {
-    Kernel { form: Form::F32, one: plain_panel::<P, 1>, tile: Tile::Four(plain_panel::<P, 4>) }
+    Kernel { form: Form::F32, one: plain_panel::<P, 1>, batch: Batched::Four(plain_panel::<P, 4>) }
 }
 
 /// The panel function `$name` over the int8 dot product `$dot`, compiled for `$features`.

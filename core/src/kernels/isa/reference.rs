@@ -1,6 +1,6 @@
 //! The plain path: weights decoded to f32, f32 products. What the other tiers are measured against.
 
-use super::{Form, Kernel, Kernels, Tile};
+use super::{Batched, Form, Kernel, Kernels};
 use crate::gguf::GgmlType;
 use crate::kernels::activations::{Row, quantise_row};
 use crate::kernels::formats::{Format, MAX_BLOCK, Plain, by_type, decode_blocks, decode_plain};
@@ -14,11 +14,11 @@ pub(super) const KERNELS: Kernels = Kernels { kernel: |ty| by_type!(ty, quantise
 type Decode = fn(&[u8], &mut [f32]);
 
 fn quantised<F: Format>() -> Kernel {
-    Kernel { form: Form::F32, one: panel::<Quantised<F>, 1>, tile: Tile::Sixteen(panel::<Quantised<F>, 16>) }
+    Kernel { form: Form::F32, one: panel::<Quantised<F>, 1>, batch: Batched::Sixteen(panel::<Quantised<F>, 16>) }
 }
 
 fn plain<P: Plain>() -> Kernel {
-    Kernel { form: Form::F32, one: panel::<Unquantised<P>, 1>, tile: Tile::Sixteen(panel::<Unquantised<P>, 16>) }
+    Kernel { form: Form::F32, one: panel::<Unquantised<P>, 1>, batch: Batched::Sixteen(panel::<Unquantised<P>, 16>) }
 }
 
 /// What decoding needs to know of a format of either kind.

@@ -1,13 +1,13 @@
 //! Portable integer arithmetic: any CPU, and the definition the vector tiers must reproduce.
 
-use super::{Form, Kernel, Kernels, Tile};
+use super::{Batched, Form, Kernel, Kernels};
 use crate::kernels::activations::{COARSE, Row, quantise_row};
 use crate::kernels::formats::{Format, GROUP, Lanes, Plain, by_type};
 
 pub(super) const KERNELS: Kernels = Kernels { kernel: |ty| by_type!(ty, quantised, plain)(), quantise: quantise_row };
 
 fn quantised<F: Format>() -> Kernel {
-    Kernel { form: Form::Int8, one: panel::<F, 1>, tile: Tile::Four(panel::<F, 4>) }
+    Kernel { form: Form::Int8, one: panel::<F, 1>, batch: Batched::Four(panel::<F, 4>) }
 }
 
 /// Unquantised weights gain nothing from int8: they take the reference path.

@@ -7,7 +7,9 @@
 
 use std::arch::x86_64::*;
 
-use super::{Form, Kernel, Kernels, Tile};
+mod gemm;
+
+use super::{Batched, Form, Kernel, Kernels};
 use crate::kernels::activations::{COARSE, Row};
 use crate::kernels::formats::{
     Bf16, F16, F32, Format, GROUP, Iq4Nl, LEVELS, Plain, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0,
@@ -21,15 +23,18 @@ pub(super) const KERNELS: Kernels =
 const STEP: usize = 256;
 
 fn quantised<F: Unpack>() -> Kernel {
-    Kernel { form: Form::Int8, one: panel::<F, 1>, tile: Tile::Eight(panel::<F, 8>) }
+    let batch = Batched::Panel { unpack: gemm::unpack::<F>, multiply: gemm::multiply_for::<F>() };
+    Kernel { form: Form::Int8, one: panel::<F, 1>, batch }
 }
 
 fn plain<P: Load>() -> Kernel {
-    Kernel { form: Form::F32, one: plain_panel::<P, 1>, tile: Tile::Four(plain_panel::<P, 4>) }
+    Kernel { form: Form::F32, one: plain_panel::<P, 1>, batch: Batched::Four(plain_panel::<P, 4>) }
 }
 
 /// How a format's bytes become vectors.
 trait Unpack: Format {
+    /// Columns that share a scale: 16 or 32.
+    const SPAN: usize;
     /// Bytes of a step.
     const STEP_BYTES: usize = STEP / Self::LEN * Self::BYTES;
 
@@ -236,8 +241,10 @@ unsafe fn five_bits<const BYTES: usize>(p: *const u8, i: usize, at: usize) -> __
 }
 
 macro_rules! unpack {
-    ($format:ty, |$p:ident| $scales:expr, |$q:ident, $i:ident| $lanes:expr) => {
+    ($format:ty, $span:expr, |$p:ident| $scales:expr, |$q:ident, $i:ident| $lanes:expr) => {
         impl Unpack for $format {
+            const SPAN: usize = $span;
+
             #[inline]
             #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
             unsafe fn scales($p: *const u8) -> (__m512, __m512) {
@@ -255,24 +262,25 @@ macro_rules! unpack {
     };
 }
 
-unpack!(Q4_0, |p| centre(small_scales_18(p), 8.0), |p, i| nibbles::<18>(p, i, 2));
-unpack!(Q4_1, |p| pairs_20(p), |p, i| nibbles::<20>(p, i, 4));
-unpack!(Q5_0, |p| centre(small_scales::<22>(p), 16.0), |p, i| five_bits::<22>(p, i, 2));
-unpack!(Q5_1, |p| pairs_24(p), |p, i| five_bits::<24>(p, i, 4));
-unpack!(Q8_0, |p| centre(small_scales::<34>(p), 128.0), |p, i| {
+unpack!(Q4_0, 32, |p| centre(small_scales_18(p), 8.0), |p, i| nibbles::<18>(p, i, 2));
+unpack!(Q4_1, 32, |p| pairs_20(p), |p, i| nibbles::<20>(p, i, 4));
+unpack!(Q5_0, 32, |p| centre(small_scales::<22>(p), 16.0), |p, i| five_bits::<22>(p, i, 2));
+unpack!(Q5_1, 32, |p| pairs_24(p), |p, i| five_bits::<24>(p, i, 4));
+unpack!(Q8_0, 32, |p| centre(small_scales::<34>(p), 128.0), |p, i| {
     let a = p.add(68 * i + 2);
     let low = _mm512_castsi256_si512(_mm256_loadu_si256(a.cast()));
     let both = _mm512_inserti64x4(low, _mm256_loadu_si256(a.add(34).cast()), 1);
     _mm512_xor_si512(both, _mm512_set1_epi8(-128))
 });
-unpack!(Iq4Nl, |p| centre(small_scales_18(p), 128.0), |p, i| {
+unpack!(Iq4Nl, 32, |p| centre(small_scales_18(p), 128.0), |p, i| {
     let levels = _mm512_broadcast_i32x4(_mm_loadu_si128(LEVELS.as_ptr().cast()));
     let signed = _mm512_shuffle_epi8(levels, nibbles::<18>(p, i, 2));
     _mm512_xor_si512(signed, _mm512_set1_epi8(-128))
 });
-unpack!(Q2K, |p| two_bit_scales(p), |p, i| two_bits(p.add(16), i));
+unpack!(Q2K, 16, |p| two_bit_scales(p), |p, i| two_bits(p.add(16), i));
 unpack!(
     Q3K,
+    16,
     |p| {
         let packed = q3k_scales(&p.add(96).cast::<[u8; 12]>().read_unaligned());
         let scales = _mm512_cvtepu8_epi32(_mm_loadu_si128(packed.as_ptr().cast()));
@@ -284,13 +292,14 @@ unpack!(
         _mm512_mask_add_epi8(low, run_bits(p, i), low, _mm512_set1_epi8(4))
     }
 );
-unpack!(Q4K, |p| scales_and_minima(p), |p, i| k_nibbles(p.add(16), i));
-unpack!(Q5K, |p| scales_and_minima(p), |p, i| {
+unpack!(Q4K, 32, |p| scales_and_minima(p), |p, i| k_nibbles(p.add(16), i));
+unpack!(Q5K, 32, |p| scales_and_minima(p), |p, i| {
     let low = k_nibbles(p.add(48), i);
     _mm512_mask_add_epi8(low, run_bits(p.add(16), i), low, _mm512_set1_epi8(16))
 });
 unpack!(
     Q6K,
+    16,
     |p| {
         let scales = _mm512_cvtepi8_epi32(_mm_loadu_si128(p.add(192).cast()));
         centre(_mm512_mul_ps(_mm512_cvtepi32_ps(scales), splat_f16(p.add(208))), 32.0)

@@ -1,0 +1,243 @@
+//! Products of a repacked panel with many activation rows.
+//!
+//! A tile is 32 weight rows, the lanes of two vectors, times up to [`TILE`] activation rows, whose bytes are broadcast four
+//! at a time. Within a group of columns that share a scale everything is integer: the coarse plane's sums are shifted up by
+//! the plane's worth and the fine plane's added on top; then one conversion, and one product with both scales into the
+//! f32 sums. A tile has 24 sums in registers, which leaves the weights two and the activations one.
+
+use std::arch::x86_64::*;
+
+use super::Unpack;
+use crate::kernels::activations::COARSE;
+use crate::kernels::formats::GROUP;
+use crate::kernels::panel::{Batch, MultiplyFn, PANEL_ROWS, Panel, Target};
+
+/// Activation rows of a tile.
+const TILE: usize = 6;
+/// Vectors of weight rows in a tile.
+const HALVES: usize = PANEL_ROWS / 16;
+/// Columns of a step, which is what the formats unpack at a time.
+const STEP: usize = super::STEP;
+
+/// Unpacks and turns round the columns of a panel; see [`UnpackFn`](crate::kernels::panel::UnpackFn).
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+pub unsafe fn unpack<F: Unpack>(data: &[u8], row_bytes: usize, start: usize, cols: usize, panel: &mut Panel) {
+    let rows = data.len() / row_bytes;
+    let first_byte = start / F::LEN * F::BYTES;
+    let bytes = cols / F::LEN * F::BYTES;
+    let (lanes, scales, offsets) = (panel.lanes(), panel.scales(), panel.offsets());
+    for half in 0..HALVES {
+        let row: [&[u8]; 16] = std::array::from_fn(|r| {
+            let r = (16 * half + r).min(rows - 1);
+            &data[r * row_bytes + first_byte..][..bytes]
+        });
+        for step in 0..cols.div_ceil(STEP) {
+            let at = step * F::STEP_BYTES;
+            let groups = step * (STEP / F::SPAN);
+            // SAFETY: the panel holds `cols` rounded up to whole steps, as the caller promises; the halves are disjoint.
+            unsafe {
+                let lanes = lanes.add(step * STEP * PANEL_ROWS + 64 * half);
+                let scales = scales.add(groups * PANEL_ROWS + 16 * half);
+                let offsets = offsets.add(groups * PANEL_ROWS + 16 * half);
+                if at + F::STEP_BYTES <= bytes {
+                    unpack_step::<F>(&row.map(|row| row[at..].as_ptr()), lanes, scales, offsets);
+                } else {
+                    // Blocks of zeros have scale and offset zero. 272 bytes are the longest step of small blocks.
+                    let mut padded = [[0u8; 272]; 16];
+                    for (padded, row) in padded.iter_mut().zip(row) {
+                        padded[..bytes - at].copy_from_slice(&row[at..]);
+                    }
+                    unpack_step::<F>(&padded.each_ref().map(|row| row.as_ptr()), lanes, scales, offsets);
+                }
+            }
+        }
+    }
+}
+
+/// One step of 16 rows.
+///
+/// # Safety
+/// Every pointer of `rows` must be followed by a whole step; the outputs must hold it.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn unpack_step<F: Unpack>(rows: &[*const u8; 16], lanes: *mut u8, scales: *mut f32, offsets: *mut f32) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        for i in 0..4 {
+            let mut block = [_mm512_setzero_si512(); 16];
+            for (block, &row) in block.iter_mut().zip(rows) {
+                *block = F::lanes(row, i);
+            }
+            for (four, column) in transpose(block).into_iter().enumerate() {
+                _mm512_store_si512(lanes.add((16 * i + four) * 4 * PANEL_ROWS).cast(), column);
+            }
+        }
+        let mut scale = [_mm512_setzero_si512(); 16];
+        let mut offset = [_mm512_setzero_si512(); 16];
+        for ((scale, offset), &row) in scale.iter_mut().zip(&mut offset).zip(rows) {
+            let (s, o) = F::scales(row);
+            (*scale, *offset) = (_mm512_castps_si512(s), _mm512_castps_si512(o));
+        }
+        let (scale, offset) = (transpose(scale), transpose(offset));
+        for g in 0..STEP / F::SPAN {
+            let from = g * F::SPAN / GROUP;
+            _mm512_store_si512(scales.add(g * PANEL_ROWS).cast(), scale[from]);
+            _mm512_store_si512(offsets.add(g * PANEL_ROWS).cast(), offset[from]);
+        }
+    }
+}
+
+/// Turns round 16 × 16 words of 32 bits.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn transpose(rows: [__m512i; 16]) -> [__m512i; 16] {
+    // Pairs, then fours within 128-bit parts, then the parts themselves.
+    let mut pairs = rows;
+    for i in 0..8 {
+        pairs[2 * i] = _mm512_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);
+        pairs[2 * i + 1] = _mm512_unpackhi_epi32(rows[2 * i], rows[2 * i + 1]);
+    }
+    // fours[4q + c] holds word c of every 128-bit part, of rows 4q..4q + 4.
+    let mut fours = pairs;
+    for q in 0..4 {
+        let [a, b, c, d] = [pairs[4 * q], pairs[4 * q + 1], pairs[4 * q + 2], pairs[4 * q + 3]];
+        fours[4 * q] = _mm512_unpacklo_epi64(a, c);
+        fours[4 * q + 1] = _mm512_unpackhi_epi64(a, c);
+        fours[4 * q + 2] = _mm512_unpacklo_epi64(b, d);
+        fours[4 * q + 3] = _mm512_unpackhi_epi64(b, d);
+    }
+    let mut out = fours;
+    for c in 0..4 {
+        let low = _mm512_shuffle_i32x4::<0b01_00_01_00>(fours[c], fours[4 + c]);
+        let low_high = _mm512_shuffle_i32x4::<0b11_10_11_10>(fours[c], fours[4 + c]);
+        let high = _mm512_shuffle_i32x4::<0b01_00_01_00>(fours[8 + c], fours[12 + c]);
+        let high_high = _mm512_shuffle_i32x4::<0b11_10_11_10>(fours[8 + c], fours[12 + c]);
+        out[c] = _mm512_shuffle_i32x4::<0b10_00_10_00>(low, high);
+        out[4 + c] = _mm512_shuffle_i32x4::<0b11_01_11_01>(low, high);
+        out[8 + c] = _mm512_shuffle_i32x4::<0b10_00_10_00>(low_high, high_high);
+        out[12 + c] = _mm512_shuffle_i32x4::<0b11_01_11_01>(low_high, high_high);
+    }
+    out
+}
+
+/// The product for panels of a format.
+pub fn multiply_for<F: Unpack>() -> MultiplyFn {
+    const { assert!(F::SPAN == GROUP || F::SPAN == 2 * GROUP) };
+    if F::SPAN == GROUP { multiply::<GROUP> } else { multiply::<{ 2 * GROUP }> }
+}
+
+/// See [`MultiplyFn`]. `SPAN` columns share a scale.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn multiply<const SPAN: usize>(
+    panel: &mut Panel,
+    start: usize,
+    cols: usize,
+    x: &Batch<'_>,
+    target: Target,
+) {
+    let mut t = 0;
+    // SAFETY: as the caller promises; the tiles' rows are below `x.rows`.
+    unsafe {
+        while t + TILE <= x.rows {
+            tile::<SPAN, TILE>(panel, start, cols, x, t, target);
+            t += TILE;
+        }
+        if t + 4 <= x.rows {
+            tile::<SPAN, 4>(panel, start, cols, x, t, target);
+            t += 4;
+        }
+        if t + 2 <= x.rows {
+            tile::<SPAN, 2>(panel, start, cols, x, t, target);
+            t += 2;
+        }
+        if t < x.rows {
+            tile::<SPAN, 1>(panel, start, cols, x, t, target);
+        }
+    }
+}
+
+type Tile<V, const T: usize> = [[V; HALVES]; T];
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn tile<const SPAN: usize, const T: usize>(
+    panel: &mut Panel,
+    start: usize,
+    cols: usize,
+    x: &Batch<'_>,
+    t: usize,
+    target: Target,
+) {
+    let keep: [__mmask16; HALVES] =
+        std::array::from_fn(|half| ((1u32 << target.rows.saturating_sub(16 * half).min(16)) - 1) as __mmask16);
+    // SAFETY: the activations have rows t..t + T, padded to whole blocks of 256 from `start` on; the panel holds the columns
+    // padded likewise; the target's rows that `keep` selects are the caller's.
+    unsafe {
+        let out = target.out.add(t * target.stride);
+        let mut sums: Tile<__m512, T> = [[_mm512_setzero_ps(); HALVES]; T];
+        if target.accumulate {
+            for k in 0..T {
+                for h in 0..HALVES {
+                    sums[k][h] = _mm512_maskz_loadu_ps(keep[h], out.add(k * target.stride + 16 * h));
+                }
+            }
+        }
+        let coarse = x.lanes.as_ptr().add(t * x.stride + start);
+        let fine = x.fine.as_ptr().add(t * x.stride + start);
+        let scale = x.scales.as_ptr().add((t * x.stride + start) / GROUP);
+        let sum = if SPAN == GROUP { x.sums } else { x.block_sums };
+        let sum = sum.as_ptr().add((t * x.stride + start) / SPAN);
+        let (lanes, scales, offsets) = (panel.lanes(), panel.scales(), panel.offsets());
+        for g in 0..cols.div_ceil(SPAN) {
+            let lanes = lanes.add(g * SPAN * PANEL_ROWS);
+            let mut dots: Tile<__m512i, T> = [[_mm512_setzero_si512(); HALVES]; T];
+            add_plane::<SPAN, T>(lanes, coarse.add(g * SPAN), x.stride, &mut dots);
+            for k in 0..T {
+                for h in 0..HALVES {
+                    dots[k][h] = _mm512_slli_epi32::<{ COARSE.trailing_zeros() }>(dots[k][h]);
+                }
+            }
+            add_plane::<SPAN, T>(lanes, fine.add(g * SPAN), x.stride, &mut dots);
+            for h in 0..HALVES {
+                let weight_scale = _mm512_load_ps(scales.add(g * PANEL_ROWS + 16 * h));
+                let offset = _mm512_load_ps(offsets.add(g * PANEL_ROWS + 16 * h));
+                for k in 0..T {
+                    let row_scale = _mm512_set1_ps(*scale.add((k * x.stride + g * SPAN) / GROUP));
+                    let row_sum = _mm512_set1_ps(*sum.add(k * (x.stride / SPAN) + g));
+                    let both = _mm512_mul_ps(weight_scale, row_scale);
+                    sums[k][h] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[k][h]), both, sums[k][h]);
+                    sums[k][h] = _mm512_fmadd_ps(offset, row_sum, sums[k][h]);
+                }
+            }
+        }
+        for k in 0..T {
+            for h in 0..HALVES {
+                _mm512_mask_storeu_ps(out.add(k * target.stride + 16 * h), keep[h], sums[k][h]);
+            }
+        }
+    }
+}
+
+/// Adds the products of `SPAN` columns with one plane of the activations.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn add_plane<const SPAN: usize, const T: usize>(
+    lanes: *mut u8,
+    plane: *const i8,
+    stride: usize,
+    dots: &mut Tile<__m512i, T>,
+) {
+    // SAFETY: the caller promises `SPAN` columns of the panel and of T rows of the plane.
+    unsafe {
+        for four in 0..SPAN / 4 {
+            let w: [__m512i; HALVES] =
+                std::array::from_fn(|h| _mm512_load_si512(lanes.add(four * 4 * PANEL_ROWS + 64 * h).cast()));
+            for k in 0..T {
+                let x = _mm512_set1_epi32(plane.add(k * stride + 4 * four).cast::<i32>().read_unaligned());
+                for h in 0..HALVES {
+                    dots[k][h] = _mm512_dpbusd_epi32(dots[k][h], w[h], x);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Weight rows repacked for the products with many activation rows, and the view of the activations they read.
+//!
+//! A panel is [`PANEL_ROWS`] weight rows over at most [`CHUNK`] columns, unpacked to one unsigned byte an element and turned round so
+//! that a vector's lanes are weight rows: column by column in fours, `[columns / 4][PANEL_ROWS][4]` bytes, beside
+//! `[groups][PANEL_ROWS]` scales and offsets. It is filled from the mapped blocks, used for every activation row of
+//! the batch, and filled again with the next rows; a worker keeps one of a fixed size and nothing else is copied.
+
+/// Weight rows of a panel.
+pub const PANEL_ROWS: usize = 32;
+/// Columns of a panel: with the activations of a few rows it stays in the second-level cache.
+pub const CHUNK: usize = 2048;
+/// Finest group of columns that share a scale.
+const GROUP: usize = super::formats::GROUP;
+
+/// A cache line, which the vectors' loads do not cross.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
+
+/// One worker's repacked weights.
+pub struct Panel {
+    lanes: Box<[Line]>,
+    scales: Box<[Line]>,
+    offsets: Box<[Line]>,
+}
+
+impl Panel {
+    /// A panel of [`PANEL_ROWS`] × [`CHUNK`].
+    pub fn new() -> Self {
+        let lines = |bytes: usize| vec![Line([0; 64]); bytes / 64].into_boxed_slice();
+        let groups = lines(PANEL_ROWS * (CHUNK / GROUP) * size_of::<f32>());
+        Self { lanes: lines(PANEL_ROWS * CHUNK), scales: groups.clone(), offsets: groups }
+    }
+
+    /// Bytes `[CHUNK / 4][PANEL_ROWS][4]`.
+    pub fn lanes(&mut self) -> *mut u8 {
+        self.lanes.as_mut_ptr().cast()
+    }
+
+    /// Scales `[groups][PANEL_ROWS]`, a group being 16 or 32 columns as the format has them.
+    pub fn scales(&mut self) -> *mut f32 {
+        self.scales.as_mut_ptr().cast()
+    }
+
+    /// Offsets, as the scales.
+    pub fn offsets(&mut self) -> *mut f32 {
+        self.offsets.as_mut_ptr().cast()
+    }
+}
+
+/// Activation rows in int8 as the panel products read them; every plane is row-major.
+#[derive(Clone, Copy)]
+pub struct Batch<'a> {
+    /// Rows.
+    pub rows: usize,
+    /// Bytes of a row in both planes.
+    pub stride: usize,
+    /// The coarse plane.
+    pub lanes: &'a [i8],
+    /// The fine plane.
+    pub fine: &'a [i8],
+    /// Scale of each group of 16.
+    pub scales: &'a [f32],
+    /// Scaled sum of each group of 16.
+    pub sums: &'a [f32],
+    /// Scaled sum of each block of 32.
+    pub block_sums: &'a [f32],
+}
+
+/// Where a panel's products go: `out[t · stride + r]` for activation row `t` and the panel's weight row `r`.
+#[derive(Clone, Copy)]
+pub struct Target {
+    /// The output of the first activation row and the panel's first weight row.
+    pub out: *mut f32,
+    /// Outputs of an activation row.
+    pub stride: usize,
+    /// Weight rows of the panel that exist.
+    pub rows: usize,
+    /// Whether the products are added to what is there: every chunk of columns but the first.
+    pub accumulate: bool,
+}
+
+/// Unpacks columns `start..start + cols` of the weight rows in the first argument, each as many bytes long as the second
+/// says, into the panel. `start` is a multiple of 256, `cols` at most [`CHUNK`]; columns up to the next multiple of 256
+/// get scale and offset zero, and rows that do not exist are copies of the last.
+///
+/// # Safety
+/// The CPU must run the tier. The bytes must be 1 to [`PANEL_ROWS`] rows of the kernel's storage format, and
+/// the columns must lie inside a row.
+pub type UnpackFn = unsafe fn(&[u8], usize, usize, usize, &mut Panel);
+
+/// Multiplies the panel with columns `start..start + cols` of every activation row.
+///
+/// # Safety
+/// The CPU must run the tier. The panel must hold as many columns of the kernel's storage format, the activations as many more
+/// from `start` on, padded to whole blocks of 256; the target must be the caller's alone.
+pub type MultiplyFn = unsafe fn(&mut Panel, usize, usize, &Batch<'_>, Target);
