@@ -68,8 +68,13 @@ unsafe fn unpack_step<F: Unpack>(rows: &[*const u8; 16], lanes: *mut u8, scales:
             for (block, &row) in block.iter_mut().zip(rows) {
                 *block = F::lanes(row, i);
             }
-            for (four, column) in transpose(block).into_iter().enumerate() {
-                _mm512_store_si512(lanes.add((16 * i + four) * 4 * PANEL_ROWS).cast(), column);
+            for (word, columns) in transpose(block).into_iter().enumerate() {
+                let four = if F::SPLIT {
+                    32 * (i / 2) + 8 * [0, 2, 1, 3][word / 4] + 4 * (i % 2) + word % 4
+                } else {
+                    16 * i + word
+                };
+                _mm512_store_si512(lanes.add(four * 4 * PANEL_ROWS).cast(), columns);
             }
         }
         let mut scale = [_mm512_setzero_si512(); 16];
@@ -128,13 +133,7 @@ pub fn multiply_for<F: Unpack>() -> MultiplyFn {
 
 /// See [`MultiplyFn`]. `SPAN` columns share a scale.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn multiply<const SPAN: usize>(
-    panel: &mut Panel,
-    start: usize,
-    cols: usize,
-    x: &Batch<'_>,
-    target: Target,
-) {
+unsafe fn multiply<const SPAN: usize>(panel: &mut Panel, start: usize, cols: usize, x: &Batch<'_>, target: Target) {
     let mut t = 0;
     // SAFETY: as the caller promises; the tiles' rows are below `x.rows`.
     unsafe {

@@ -1,0 +1,162 @@
+//! Products of weight rows, where they lie, with one activation row.
+//!
+//! A step of 256 elements is four vectors of lanes, each multiplied with both planes of the activations. Where 32 elements
+//! share a scale the lanes come in [`split`](crate::kernels::activations::split) order, so that the two vectors of four
+//! blocks share their integer sums, their conversion and their scale.
+
+use std::arch::x86_64::*;
+
+use super::{STEP, Unpack};
+use crate::kernels::activations::{COARSE, Row};
+use crate::kernels::formats::GROUP;
+
+/// Weight rows multiplied together, which share the loads of the activations.
+const TOGETHER: usize = 4;
+
+/// See [`PanelFn`](crate::kernels::isa::PanelFn).
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+pub unsafe fn panel<F: Unpack>(data: &[u8], row_bytes: usize, x: &[Row<'_>; 1], out: &mut [[f32; 1]]) {
+    let [x] = x;
+    let mut rows = data.chunks_exact(TOGETHER * row_bytes);
+    let (outs, rest) = out.as_chunks_mut::<TOGETHER>();
+    // SAFETY: by the caller's promise the data are whole rows and the activations have as many columns, padded to whole steps.
+    unsafe {
+        for (rows, out) in rows.by_ref().zip(outs) {
+            *out = dots::<F, TOGETHER>(rows, row_bytes, x).map(|sum| [sum]);
+        }
+        for (row, out) in rows.remainder().chunks_exact(row_bytes).zip(rest) {
+            *out = dots::<F, 1>(row, row_bytes, x);
+        }
+    }
+}
+
+/// Two accumulators per row hide the latency of the additions.
+type Sums<const R: usize> = [[__m512; 2]; R];
+
+/// The products of `R` rows.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn dots<F: Unpack, const R: usize>(rows: &[u8], row_bytes: usize, x: &Row<'_>) -> [f32; R] {
+    let mut sums: Sums<R> = [[_mm512_setzero_ps(); 2]; R];
+    let mut start = [rows.as_ptr(); R];
+    for (r, start) in start.iter_mut().enumerate() {
+        *start = start.wrapping_add(r * row_bytes);
+    }
+    let steps = row_bytes / F::STEP_BYTES;
+    let rest = row_bytes % F::STEP_BYTES;
+    // SAFETY: the rows are `row_bytes` long each, and the activations are padded to whole steps.
+    unsafe {
+        for s in 0..steps {
+            step::<F, R, 0>(start.map(|p| p.add(s * F::STEP_BYTES)), x, s * STEP, s * STEP, !0, &mut sums);
+        }
+        if rest > 0 {
+            let skip = (F::STEP_BYTES - rest) / F::BYTES;
+            if steps > 0 {
+                // A last step that ends with the row; the blocks it shares with the step before it get scale and offset zero.
+                let p = start.map(|p| p.add(row_bytes - F::STEP_BYTES));
+                let at = (row_bytes - F::STEP_BYTES) / F::BYTES * F::LEN;
+                let keep = !0 << (skip * F::LEN / GROUP);
+                let split_at = x.split_lanes.len() - STEP;
+                if skip * F::LEN >= STEP / 2 {
+                    step::<F, R, 1>(p, x, at, split_at, keep, &mut sums);
+                } else {
+                    step::<F, R, 0>(p, x, at, split_at, keep, &mut sums);
+                }
+            } else {
+                // A row shorter than a step, completed with blocks of scale zero. 272 bytes are the longest step of small blocks.
+                let mut bytes = [[0u8; 272]; R];
+                for (bytes, start) in bytes.iter_mut().zip(start) {
+                    std::ptr::copy_nonoverlapping(start, bytes.as_mut_ptr(), rest);
+                }
+                let mut p = start;
+                for (p, bytes) in p.iter_mut().zip(&bytes) {
+                    *p = bytes.as_ptr();
+                }
+                step::<F, R, 0>(p, x, 0, 0, !0u16 >> (skip * F::LEN / GROUP), &mut sums);
+            }
+        }
+    }
+    let mut totals = [_mm512_setzero_ps(); TOGETHER];
+    for (total, sums) in totals.iter_mut().zip(sums) {
+        *total = _mm512_add_ps(sums[0], sums[1]);
+    }
+    let totals = reduce(totals);
+    std::array::from_fn(|r| totals[r])
+}
+
+/// The sum of each vector's lanes; one vector's does not depend on the others.
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq")]
+fn reduce(v: [__m512; TOGETHER]) -> [f32; TOGETHER] {
+    let [a, b, c, d] = v;
+    let ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    let cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+    let (ab, cd) = (_mm512_castps_pd(ab), _mm512_castps_pd(cd));
+    let low = _mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd));
+    let all = _mm512_add_ps(low, _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd)));
+    let all = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps::<1>(all));
+    let all = _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps::<1>(all));
+    let mut out = [0.0; TOGETHER];
+    // SAFETY: the output is four numbers.
+    unsafe { _mm_storeu_ps(out.as_mut_ptr(), all) };
+    out
+}
+
+/// Adds the products of the steps at `p` with elements `at..at + 256` of the activations, which begin at `split_at` in the
+/// split planes, from half `FIRST` on and of the groups in `keep`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn step<F: Unpack, const R: usize, const FIRST: usize>(
+    p: [*const u8; R],
+    x: &Row<'_>,
+    at: usize,
+    split_at: usize,
+    keep: __mmask16,
+    sums: &mut Sums<R>,
+) {
+    // SAFETY: the caller promises a whole step at each of `p` and 256 elements in `x` from `at` on, which is a multiple of 16.
+    unsafe {
+        let row_scale = _mm512_loadu_ps(x.scales.as_ptr().add(at / GROUP));
+        let row_sum = _mm512_loadu_ps(x.sums.as_ptr().add(at / GROUP));
+        let mut scales = [row_scale; R];
+        for r in 0..R {
+            let (scale, offset) = F::scales(p[r]);
+            scales[r] = _mm512_maskz_mul_ps(keep, scale, row_scale);
+            sums[r][0] = _mm512_mask3_fmadd_ps(offset, row_sum, sums[r][0], keep);
+        }
+        let plane = |plane: &[i8], at: usize, i: usize| _mm512_loadu_si512(plane.as_ptr().add(at + 64 * i).cast());
+        for half in FIRST..2 {
+            let (i, j) = (2 * half, 2 * half + 1);
+            if F::SPLIT {
+                let coarse = [plane(x.split_lanes, split_at, i), plane(x.split_lanes, split_at, j)];
+                let fine = [plane(x.split_fine, split_at, i), plane(x.split_fine, split_at, j)];
+                let spread = _mm512_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4, 2, 2, 2, 2, 6, 6, 6, 6);
+                let spread = _mm512_add_epi32(spread, _mm512_set1_epi32(8 * half as i32));
+                for r in 0..R {
+                    let lanes = [F::lanes(p[r], i), F::lanes(p[r], j)];
+                    let dots = _mm512_dpbusd_epi32(_mm512_setzero_si512(), lanes[0], coarse[0]);
+                    let dots = _mm512_dpbusd_epi32(dots, lanes[1], coarse[1]);
+                    let dots = _mm512_slli_epi32::<{ COARSE.trailing_zeros() }>(dots);
+                    let dots = _mm512_dpbusd_epi32(dots, lanes[0], fine[0]);
+                    let dots = _mm512_dpbusd_epi32(dots, lanes[1], fine[1]);
+                    let scale = _mm512_permutexvar_ps(spread, scales[r]);
+                    sums[r][half] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), scale, sums[r][half]);
+                }
+            } else {
+                for i in [i, j] {
+                    let (coarse, fine) = (plane(x.lanes, at, i), plane(x.fine, at, i));
+                    let spread = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+                    let spread = _mm512_add_epi32(spread, _mm512_set1_epi32(4 * i as i32));
+                    for r in 0..R {
+                        let lanes = F::lanes(p[r], i);
+                        let dots = _mm512_dpbusd_epi32(_mm512_setzero_si512(), lanes, coarse);
+                        let dots = _mm512_slli_epi32::<{ COARSE.trailing_zeros() }>(dots);
+                        let dots = _mm512_dpbusd_epi32(dots, lanes, fine);
+                        let scale = _mm512_permutexvar_ps(spread, scales[r]);
+                        sums[r][i % 2] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), scale, sums[r][i % 2]);
+                    }
+                }
+            }
+        }
+    }
+}
