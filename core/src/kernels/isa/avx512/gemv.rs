@@ -10,8 +10,13 @@ use super::{STEP, Unpack};
 use crate::kernels::activations::{COARSE, Row};
 use crate::kernels::formats::GROUP;
 
+/// Bytes ahead of the products that weights are asked for.
+const AHEAD: usize = 4096;
+/// Steps of so many bytes need no asking: arithmetic leaves the CPU's own prefetcher enough time, and more requests only slow it.
+const UNAIDED: usize = 256;
+
 /// Weight rows multiplied together, which share the loads of the activations.
-const TOGETHER: usize = 4;
+const TOGETHER: usize = 2;
 
 /// See [`PanelFn`](crate::kernels::isa::PanelFn).
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
@@ -47,6 +52,14 @@ unsafe fn dots<F: Unpack, const R: usize>(rows: &[u8], row_bytes: usize, x: &Row
     // SAFETY: the rows are `row_bytes` long each, and the activations are padded to whole steps.
     unsafe {
         for s in 0..steps {
+            if F::STEP_BYTES < UNAIDED {
+                for p in start {
+                    let ahead = p.wrapping_add(s * F::STEP_BYTES + AHEAD);
+                    for line in 0..F::STEP_BYTES.div_ceil(64) {
+                        _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(64 * line).cast());
+                    }
+                }
+            }
             step::<F, R, 0>(start.map(|p| p.add(s * F::STEP_BYTES)), x, s * STEP, s * STEP, !0, &mut sums);
         }
         if rest > 0 {
@@ -88,20 +101,13 @@ unsafe fn dots<F: Unpack, const R: usize>(rows: &[u8], row_bytes: usize, x: &Row
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq")]
 fn reduce(v: [__m512; TOGETHER]) -> [f32; TOGETHER] {
-    let [a, b, c, d] = v;
-    let ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
-    let cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
-    let (ab, cd) = (_mm512_castps_pd(ab), _mm512_castps_pd(cd));
-    let low = _mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd));
-    let all = _mm512_add_ps(low, _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd)));
-    let all = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps::<1>(all));
-    let all = _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps::<1>(all));
-    let mut out = [0.0; TOGETHER];
-    // SAFETY: the output is four numbers.
-    unsafe { _mm_storeu_ps(out.as_mut_ptr(), all) };
-    out
+    let [a, b] = v;
+    let both = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    let both = _mm256_add_ps(_mm512_castps512_ps256(both), _mm512_extractf32x8_ps::<1>(both));
+    let both = _mm_add_ps(_mm256_castps256_ps128(both), _mm256_extractf128_ps::<1>(both));
+    let both = _mm_add_ps(both, _mm_movehl_ps(both, both));
+    [_mm_cvtss_f32(both), _mm_cvtss_f32(_mm_movehdup_ps(both))]
 }
-
 /// Adds the products of the steps at `p` with elements `at..at + 256` of the activations, which begin at `split_at` in the
 /// split planes, from half `FIRST` on and of the groups in `keep`.
 #[inline]
