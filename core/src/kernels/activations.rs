@@ -108,19 +108,57 @@ impl Activations {
         self.load_forms(compute, rows, cols, x, needs(Form::F32), needs(Form::Int8));
     }
 
+    /// Lets `fill` compute every row of `x`, `rows` × `cols`, and takes each in while it is still in the cache: `fill` gets the
+    /// row's number and the row. Otherwise as [`load_for`](Self::load_for).
+    ///
+    /// # Panics
+    /// If `x` is not `rows · cols` long.
+    pub fn load_filled(
+        &mut self,
+        compute: &Compute,
+        types: &[GgmlType],
+        cols: usize,
+        x: &mut [f32],
+        fill: impl Fn(usize, &mut [f32]) + Sync,
+    ) {
+        let needs = |form| types.iter().any(|&ty| compute.form(ty) == form);
+        let forms = (needs(Form::F32), needs(Form::Int8));
+        let rows = x.len().checked_div(cols).unwrap_or(0);
+        assert_eq!(x.len(), rows * cols, "activation size");
+        let parts = Parts::new(x);
+        self.load_rows(compute, rows, cols, forms, &|t| {
+            // SAFETY: each row is loaded by one task, and rows do not overlap.
+            let row = unsafe { parts.part(t, cols) };
+            fill(t, row);
+            row
+        });
+    }
+
     fn load_forms(&mut self, compute: &Compute, rows: usize, cols: usize, x: &[f32], f32_form: bool, int8_form: bool) {
         assert_eq!(Some(x.len()), rows.checked_mul(cols), "activation size");
+        self.load_rows(compute, rows, cols, (f32_form, int8_form), &|t| &x[t * cols..][..cols]);
+    }
+
+    /// Takes in the rows that `row_of` returns, each asked for once.
+    fn load_rows<'x>(
+        &mut self,
+        compute: &Compute,
+        rows: usize,
+        cols: usize,
+        (f32_form, int8_form): (bool, bool),
+        row_of: &(impl Fn(usize) -> &'x [f32] + Sync),
+    ) {
         self.rows = rows;
         self.cols = cols;
         self.stride = padded(cols);
         self.has_f32 = f32_form;
         self.has_int8 = int8_form;
-        if x.is_empty() {
+        if rows == 0 || cols == 0 {
             return;
         }
         let stride = self.stride;
         if f32_form {
-            grow(&mut self.values, x.len());
+            grow(&mut self.values, rows * cols);
         }
         if int8_form {
             grow(&mut self.lanes, rows * stride);
@@ -137,7 +175,7 @@ impl Activations {
         let sums = Parts::new(&mut self.sums);
         let block_sums = Parts::new(&mut self.block_sums);
         let load_row = |t: usize| {
-            let row = &x[t * cols..][..cols];
+            let row = row_of(t);
             if f32_form {
                 // SAFETY: each row is loaded by one task, and rows do not overlap.
                 unsafe { values.part(t, cols) }.copy_from_slice(row);
@@ -157,7 +195,7 @@ impl Activations {
                 }
             }
         };
-        if rows > 1 && x.len() >= PARALLEL_ELEMENTS {
+        if rows > 1 && rows * cols >= PARALLEL_ELEMENTS {
             compute.pool().run(rows, &load_row);
         } else {
             (0..rows).for_each(load_row);
