@@ -175,9 +175,9 @@ unsafe fn tile<const SPAN: usize, const T: usize>(
         let out = target.out.add(t * target.stride);
         let mut sums: Tile<__m512, T> = [[_mm512_setzero_ps(); HALVES]; T];
         if target.accumulate {
-            for k in 0..T {
-                for h in 0..HALVES {
-                    sums[k][h] = _mm512_maskz_loadu_ps(keep[h], out.add(k * target.stride + 16 * h));
+            for (k, sums) in sums.iter_mut().enumerate() {
+                for (h, sum) in sums.iter_mut().enumerate() {
+                    *sum = _mm512_maskz_loadu_ps(keep[h], out.add(k * target.stride + 16 * h));
                 }
             }
         }
@@ -191,10 +191,8 @@ unsafe fn tile<const SPAN: usize, const T: usize>(
             let lanes = lanes.add(g * SPAN * PANEL_ROWS);
             let mut dots: Tile<__m512i, T> = [[_mm512_setzero_si512(); HALVES]; T];
             add_plane::<SPAN, T>(lanes, coarse.add(g * SPAN), x.stride, &mut dots);
-            for k in 0..T {
-                for h in 0..HALVES {
-                    dots[k][h] = _mm512_slli_epi32::<{ COARSE.trailing_zeros() }>(dots[k][h]);
-                }
+            for dot in dots.as_flattened_mut() {
+                *dot = _mm512_slli_epi32::<{ COARSE.trailing_zeros() }>(*dot);
             }
             add_plane::<SPAN, T>(lanes, fine.add(g * SPAN), x.stride, &mut dots);
             for h in 0..HALVES {
@@ -209,9 +207,9 @@ unsafe fn tile<const SPAN: usize, const T: usize>(
                 }
             }
         }
-        for k in 0..T {
-            for h in 0..HALVES {
-                _mm512_mask_storeu_ps(out.add(k * target.stride + 16 * h), keep[h], sums[k][h]);
+        for (k, sums) in sums.iter().enumerate() {
+            for (h, sum) in sums.iter().enumerate() {
+                _mm512_mask_storeu_ps(out.add(k * target.stride + 16 * h), keep[h], *sum);
             }
         }
     }
