@@ -229,10 +229,10 @@ unsafe fn add_plane<const SPAN: usize, const T: usize>(
         for four in 0..SPAN / 4 {
             let w: [__m512i; HALVES] =
                 std::array::from_fn(|h| _mm512_load_si512(lanes.add(four * 4 * PANEL_ROWS + 64 * h).cast()));
-            for k in 0..T {
+            for (k, dots) in dots.iter_mut().enumerate() {
                 let x = _mm512_set1_epi32(plane.add(k * stride + 4 * four).cast::<i32>().read_unaligned());
-                for h in 0..HALVES {
-                    dots[k][h] = _mm512_dpbusd_epi32(dots[k][h], w[h], x);
+                for (dot, w) in dots.iter_mut().zip(w) {
+                    *dot = _mm512_dpbusd_epi32(*dot, w, x);
                 }
             }
         }

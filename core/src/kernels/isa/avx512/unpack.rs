@@ -134,7 +134,7 @@ unsafe fn chunks<const BYTES: usize>(p: *const u8, half: usize, at: usize) -> __
 unsafe fn nibbles<const BYTES: usize>(p: *const u8, i: usize, at: usize) -> __m512i {
     // SAFETY: as the caller promises.
     let both = unsafe { chunks::<BYTES>(p, i / 2, at) };
-    let nibbles = if i % 2 == 0 { both } else { _mm512_srli_epi16::<4>(both) };
+    let nibbles = if i.is_multiple_of(2) { both } else { _mm512_srli_epi16::<4>(both) };
     _mm512_and_si512(nibbles, _mm512_set1_epi8(0x0f))
 }
 
@@ -148,7 +148,11 @@ unsafe fn five_bits<const BYTES: usize>(p: *const u8, i: usize, at: usize) -> __
         // The lower half of each block's bits belongs to its first 16 elements.
         let (front, back) = (bits(0) | bits(1) << 32, bits(2) | bits(3) << 32);
         const LOWER: u64 = 0x0000_ffff_0000_ffff;
-        let bits = if i % 2 == 0 { front & LOWER | (back & LOWER) << 16 } else { front >> 16 & LOWER | back & !LOWER };
+        let bits = if i.is_multiple_of(2) {
+            front & LOWER | (back & LOWER) << 16
+        } else {
+            front >> 16 & LOWER | back & !LOWER
+        };
         let low = nibbles::<BYTES>(p, i, at + 4);
         _mm512_mask_add_epi8(low, bits, low, _mm512_set1_epi8(16))
     }
