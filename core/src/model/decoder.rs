@@ -7,7 +7,7 @@ use crate::adapter::DeltaScratch;
 use crate::gguf::Gguf;
 use crate::kernels::{Activations, Compute, dequantize, for_each_chunk, vector};
 
-use super::blocks::{Attention, Mlp, RmsNorm, Rope};
+use super::blocks::{Attention, Mlp, RmsNorm, Rope, Turn};
 use super::kv::KvCache;
 use super::weights::{Linear, LinearKind};
 use super::{ActiveAdapters, ModelError, Scratch};
@@ -176,8 +176,8 @@ impl Decoder {
         let Pass { gguf, compute, adapters, kv, scratch } = pass;
         let attention = &layer.attention;
         let heads = &attention.heads;
-        let (dim, q_len, kv_len) = (heads.dim, heads.q_len(), heads.kv_len());
-        let Scratch { x, normed, q, k, v, mixed, out, head, angles, activations, deltas, attention: workers, .. } =
+        let (q_len, kv_len) = (heads.q_len(), heads.kv_len());
+        let Scratch { x, normed, q, k, v, mixed, out, angles, activations, deltas, attention: workers, .. } =
             &mut **scratch;
         let x = &mut x[..rows * self.hidden];
         let normed = &mut normed[..rows * self.hidden];
@@ -190,25 +190,12 @@ impl Decoder {
 
         let rope = &self.ropes[attention.rope];
         let first_table = self.ropes[..attention.rope].iter().map(|r| 2 * r.angles() * rows).sum::<usize>();
+        let rope = Some((rope, &angles[first_table..][..2 * rope.angles() * rows]));
+        let turn = |norm: &'_ Option<RmsNorm>| Turn { norm: norm.as_ref().map(|n| (n.weight.get(gguf), n.eps)), rope };
         let kv_layer = &mut kv.layers[index];
-        for row in 0..rows {
-            let table = &angles[first_table + row * 2 * rope.angles()..][..2 * rope.angles()];
-            let (q, k) = (&mut q[row * q_len..][..q_len], &mut k[row * kv_len..][..kv_len]);
-            if let Some(norm) = &attention.q_norm {
-                norm.in_place(gguf, q, head);
-            }
-            if let Some(norm) = &attention.k_norm {
-                norm.in_place(gguf, k, head);
-            }
-            rope.apply(q, dim, table);
-            rope.apply(k, dim, table);
-            for h in 0..heads.kv {
-                kv_layer.k.store(h, start + row, &k[h * dim..][..dim]);
-                kv_layer.v.store(h, start + row, &v[row * kv_len + h * dim..][..dim]);
-            }
-        }
+        heads.store(compute.pool(), kv_layer, start, k, v, turn(&attention.k_norm), workers);
         let mixed = &mut mixed[..rows * q_len];
-        heads.attend(compute.pool(), kv_layer, start, q, mixed, workers);
+        heads.attend(compute.pool(), kv_layer, start, q, turn(&attention.q_norm), mixed, workers);
 
         let out = &mut out[..rows * self.hidden];
         project.run(activations, deltas, [(LinearKind::O, &attention.o)], mixed, [&mut *out])?;

@@ -5,8 +5,8 @@ mod mlp;
 mod norm;
 mod rope;
 
-pub(super) use attention::AttentionScratch;
 pub use attention::{Attention, Heads, Window};
+pub(super) use attention::{AttentionScratch, Turn};
 pub use mlp::{Activation, Mlp};
 pub use norm::RmsNorm;
 pub use rope::{Rope, RopeStyle};

@@ -23,14 +23,4 @@ impl RmsNorm {
             vector::rms_norm(&x[row * dim..][..dim], weight, self.eps, out);
         });
     }
-
-    /// Normalises one row, or one head, in place with the help of `scratch`.
-    pub fn in_place(&self, gguf: &Gguf, x: &mut [f32], scratch: &mut [f32]) {
-        let weight = self.weight.get(gguf);
-        for head in x.chunks_exact_mut(weight.len()) {
-            let scratch = &mut scratch[..head.len()];
-            vector::rms_norm(head, weight, self.eps, scratch);
-            head.copy_from_slice(scratch);
-        }
-    }
 }
