@@ -142,12 +142,27 @@ impl KvPlane {
 
 /// Keys and values of one layer.
 #[derive(Debug)]
-pub(super) struct KvLayer {
+pub struct KvLayer {
     pub(super) k: KvPlane,
     pub(super) v: KvPlane,
 }
 
 impl KvLayer {
+    /// Room for `capacity` positions; `None` if the system does not give that much memory.
+    ///
+    /// # Panics
+    /// If `head_dim` is not a whole number of blocks of the type.
+    pub fn new(kv: KvType, heads: usize, head_dim: usize, capacity: usize) -> Option<Self> {
+        assert!(kv != KvType::Q8_0 || head_dim.is_multiple_of(Q8_GROUP), "{kv} heads of {head_dim} elements");
+        let plane = |role| KvPlane::new(PlaneLayout::new(role, kv, heads, head_dim), capacity);
+        Some(Self { k: plane(Role::Keys)?, v: plane(Role::Values)? })
+    }
+
+    /// Bytes reserved, in whole blocks.
+    pub fn bytes(&self) -> usize {
+        size_of_val(&*self.k.words) + size_of_val(&*self.v.words)
+    }
+
     /// One head's keys from `position`, a multiple of [`BLOCK`], on.
     pub(super) fn keys(&self, head: usize, position: usize) -> Keys<'_> {
         let PlaneLayout { format, dim, .. } = self.k.layout;
@@ -194,12 +209,8 @@ impl KvCache {
             if kv == KvType::Q8_0 && !head_dim.is_multiple_of(Q8_GROUP) {
                 return Err(ModelError::KvHead { kv: kv.name(), head_dim });
             }
-            let plane = |role| {
-                let layout = PlaneLayout::new(role, kv, heads, head_dim);
-                KvPlane::new(layout, capacity).ok_or(ModelError::KvMemory { capacity })
-            };
-            let layer = KvLayer { k: plane(Role::Keys)?, v: plane(Role::Values)? };
-            bytes += size_of_val(&*layer.k.words) + size_of_val(&*layer.v.words);
+            let layer = KvLayer::new(kv, heads, head_dim, capacity).ok_or(ModelError::KvMemory { capacity })?;
+            bytes += layer.bytes();
             layers.push(layer);
         }
         Ok(Self { layers, kv, capacity, len: 0, bytes })

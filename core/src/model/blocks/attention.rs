@@ -78,7 +78,7 @@ pub struct Heads {
 
 /// What happens to a head of q or k between its product and attention.
 #[derive(Debug, Clone, Copy, Default)]
-pub(in super::super) struct Turn<'a> {
+pub struct Turn<'a> {
     /// The norm's weight and epsilon.
     pub norm: Option<(&'a [f32], f32)>,
     /// The rotation, and its tables, row after row.
@@ -101,7 +101,7 @@ impl Turn<'_> {
 
 /// The buffers of attention.
 #[derive(Debug)]
-pub(in super::super) struct AttentionScratch {
+pub struct AttentionScratch {
     workers: Vec<Mutex<Worker>>,
     /// One row of queries.
     queries: Aligned,
@@ -128,7 +128,7 @@ struct Worker {
 
 impl AttentionScratch {
     /// For any of `layers` on `workers` threads.
-    pub(in super::super) fn new(layers: impl Iterator<Item = Heads> + Clone, workers: usize) -> Self {
+    pub fn new(layers: impl Iterator<Item = Heads> + Clone, workers: usize) -> Self {
         let largest = |f: fn(&Heads) -> usize| layers.clone().map(|heads| f(&heads)).max().unwrap_or(0);
         let (dim, group) = (largest(|h| h.dim), largest(|h| h.group()));
         let worker = || {
@@ -173,7 +173,7 @@ impl Heads {
 
     /// Appends k, turned, and v of the rows at positions `start..` to the cache; both are rows × (kv · dim).
     #[allow(clippy::too_many_arguments)]
-    pub(in super::super) fn store(
+    pub fn store(
         &self,
         pool: &Pool,
         kv: &mut KvLayer,
@@ -208,7 +208,7 @@ impl Heads {
     /// out\[r\] = softmax(scale · q\[r\]·K) V for rows at positions `start..`, whose keys and values are in `kv` already and whose
     /// queries are turned first. `q` and `out` are rows × (count · dim).
     #[allow(clippy::too_many_arguments)]
-    pub(in super::super) fn attend(
+    pub fn attend(
         &self,
         pool: &Pool,
         kv: &KvLayer,

@@ -5,8 +5,7 @@ mod mlp;
 mod norm;
 mod rope;
 
-pub use attention::{Attention, Heads, Window};
-pub(super) use attention::{AttentionScratch, Turn};
+pub use attention::{Attention, AttentionScratch, Heads, Turn, Window};
 pub use mlp::{Activation, Mlp};
 pub use norm::RmsNorm;
 pub use rope::{Rope, RopeStyle};
