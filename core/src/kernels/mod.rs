@@ -10,7 +10,8 @@
 mod multiversion;
 
 mod activations;
-mod attention;
+mod aligned;
+pub mod attention;
 mod compute;
 mod error;
 mod formats;
@@ -23,7 +24,7 @@ mod tier;
 pub mod vector;
 
 pub use activations::Activations;
-pub use attention::{tile_mix, tile_scores};
+pub use aligned::Aligned;
 pub use compute::Compute;
 pub use error::KernelError;
 pub(crate) use formats::LEVELS as IQ4_NL_LEVELS;

@@ -106,21 +106,23 @@ multiversion! {
 /// eˣ to about two units in the last place, without branches so that it vectorises: x = n·ln 2 + r, a degree-6
 /// polynomial for eʳ, the exponent field for 2ⁿ. Saturates to 0 and to the largest finite powers instead of overflowing.
 #[inline(always)]
-fn exp_lane<const FUSED: bool>(x: f32) -> f32 {
+pub(super) fn exp_lane<const FUSED: bool>(x: f32) -> f32 {
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
     /// Adding and subtracting 1.5·2²³ rounds to the nearest integer.
     const ROUND: f32 = 12_582_912.0;
     let x = x.clamp(-87.3, 88.3);
-    let n = fma::<FUSED>(x, std::f32::consts::LOG2_E, ROUND) - ROUND;
+    let rounded = fma::<FUSED>(x, std::f32::consts::LOG2_E, ROUND);
+    let n = rounded - ROUND;
     let r = fma::<FUSED>(n, -LN2_LOW, fma::<FUSED>(n, -LN2_HIGH, x));
     let mut p = 1.987_569_1e-4;
     for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
         p = fma::<FUSED>(p, r, c);
     }
     let e = fma::<FUSED>(p, r * r, r) + 1.0;
-    // `n` lies in -126..=127, so the exponent field neither underflows nor overflows.
-    e * f32::from_bits(((n as i32 + 127) as u32) << 23)
+    // The low bits of `rounded` are n in -126..=127, so the exponent field neither underflows nor overflows. Read from there
+    // because a conversion, which saturates, takes three more instructions.
+    e * f32::from_bits(rounded.to_bits().wrapping_add(127) << 23)
 }
 
 #[inline(always)]

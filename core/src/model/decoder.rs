@@ -7,7 +7,7 @@ use crate::adapter::DeltaScratch;
 use crate::gguf::Gguf;
 use crate::kernels::{Activations, Compute, dequantize, for_each_chunk, vector};
 
-use super::blocks::{Attention, Mlp, RmsNorm, Rope};
+use super::blocks::{Attention, Mlp, RmsNorm, Rope, Turn};
 use super::kv::KvCache;
 use super::weights::{Linear, LinearKind};
 use super::{ActiveAdapters, ModelError, Scratch};
@@ -74,6 +74,9 @@ pub struct Decoder {
 /// Rows whose logits are computed together when all are wanted: enough to use the head's blocks several times, few enough
 /// that 262,144 logits a row stay small.
 const HEAD_ROWS: usize = 8;
+
+/// Rows that one task of a norm, a gate or a residual handles: enough that handing it out costs little beside it.
+const ROWS_OF_A_TASK: usize = 4;
 
 /// Which rows' logits a forward pass computes.
 pub enum Wanted<'a> {
@@ -151,12 +154,21 @@ impl Decoder {
                 vector::scale(self.embedding_scale, out);
             }
         }
+        let pool = pass.compute.pool();
         let mut at = 0;
         for rope in &self.ropes {
-            for row in 0..rows {
-                rope.table(start + row, &mut pass.scratch.angles[at..][..2 * rope.angles()]);
-                at += 2 * rope.angles();
-            }
+            let len = 2 * rope.angles();
+            let tables = &mut pass.scratch.angles[at..][..rows * len];
+            for_each_chunk(pool, [(tables, ROWS_OF_A_TASK * len)], |_, index, [tables]| {
+                for (row, table) in tables.chunks_exact_mut(len).enumerate() {
+                    rope.table(start + index * ROWS_OF_A_TASK + row, table);
+                }
+            });
+            at += rows * len;
+        }
+        if let Some(layer) = self.layers.first() {
+            let Scratch { x, normed, .. } = &mut *pass.scratch;
+            layer.attention_norm.forward(pass.gguf, pool, &x[..rows * self.hidden], &mut normed[..rows * self.hidden]);
         }
         for (i, layer) in self.layers.iter().enumerate() {
             self.attention_forward(pass, i, layer, start, rows)?;
@@ -165,6 +177,7 @@ impl Decoder {
         Ok(())
     }
 
+    /// Attention of one layer over the batch, whose norm is in the scratch; leaves that of the feed-forward block there.
     fn attention_forward(
         &self,
         pass: &mut Pass<'_>,
@@ -176,46 +189,34 @@ impl Decoder {
         let Pass { gguf, compute, adapters, kv, scratch } = pass;
         let attention = &layer.attention;
         let heads = &attention.heads;
-        let (dim, q_len, kv_len) = (heads.dim, heads.q_len(), heads.kv_len());
-        let Scratch { x, normed, q, k, v, mixed, out, head, angles, activations, deltas, attention: workers, .. } =
+        let (q_len, kv_len) = (heads.q_len(), heads.kv_len());
+        let Scratch { x, normed, q, k, v, mixed, out, angles, activations, deltas, attention: workers, .. } =
             &mut **scratch;
         let x = &mut x[..rows * self.hidden];
         let normed = &mut normed[..rows * self.hidden];
         let (q, k, v) = (&mut q[..rows * q_len], &mut k[..rows * kv_len], &mut v[..rows * kv_len]);
 
-        layer.attention_norm.forward(gguf, compute.pool(), x, normed);
         let project = Projection { gguf, compute, adapters, layer: index };
         let group = [(LinearKind::Q, &attention.q), (LinearKind::K, &attention.k), (LinearKind::V, &attention.v)];
         project.run(activations, deltas, group, normed, [&mut *q, &mut *k, &mut *v])?;
 
         let rope = &self.ropes[attention.rope];
         let first_table = self.ropes[..attention.rope].iter().map(|r| 2 * r.angles() * rows).sum::<usize>();
+        let rope = Some((rope, &angles[first_table..][..2 * rope.angles() * rows]));
+        let turn = |norm: &'_ Option<RmsNorm>| Turn { norm: norm.as_ref().map(|n| (n.weight.get(gguf), n.eps)), rope };
         let kv_layer = &mut kv.layers[index];
-        for row in 0..rows {
-            let table = &angles[first_table + row * 2 * rope.angles()..][..2 * rope.angles()];
-            let (q, k) = (&mut q[row * q_len..][..q_len], &mut k[row * kv_len..][..kv_len]);
-            if let Some(norm) = &attention.q_norm {
-                norm.in_place(gguf, q, head);
-            }
-            if let Some(norm) = &attention.k_norm {
-                norm.in_place(gguf, k, head);
-            }
-            rope.apply(q, dim, table);
-            rope.apply(k, dim, table);
-            for h in 0..heads.kv {
-                kv_layer.k.store(h, start + row, &k[h * dim..][..dim]);
-                kv_layer.v.store(h, start + row, &v[row * kv_len + h * dim..][..dim]);
-            }
-        }
+        heads.store(compute.pool(), kv_layer, start, k, v, turn(&attention.k_norm), workers);
         let mixed = &mut mixed[..rows * q_len];
-        heads.attend(compute.pool(), kv_layer, start, q, mixed, workers);
+        heads.attend(compute.pool(), kv_layer, start, q, turn(&attention.q_norm), mixed, workers);
 
         let out = &mut out[..rows * self.hidden];
         project.run(activations, deltas, [(LinearKind::O, &attention.o)], mixed, [&mut *out])?;
-        add_residual(gguf, compute, layer.attention_post_norm.as_ref(), out, normed, x);
+        let norms = (layer.attention_post_norm.as_ref(), Some(&layer.mlp_norm));
+        self.add_residual(gguf, compute, norms, out, normed, x);
         Ok(())
     }
 
+    /// The feed-forward block of one layer likewise; leaves the norm of the next layer.
     fn mlp_forward(&self, pass: &mut Pass<'_>, index: usize, layer: &Layer, rows: usize) -> Result<(), ModelError> {
         let Pass { gguf, compute, adapters, scratch, .. } = pass;
         let mlp = &layer.mlp;
@@ -224,18 +225,48 @@ impl Decoder {
         let normed = &mut normed[..rows * self.hidden];
         let (gate, up) = (&mut gate[..rows * self.inner], &mut up[..rows * self.inner]);
 
-        layer.mlp_norm.forward(gguf, compute.pool(), x, normed);
         let project = Projection { gguf, compute, adapters, layer: index };
         let group = [(LinearKind::Gate, &mlp.gate), (LinearKind::Up, &mlp.up)];
         project.run(activations, deltas, group, normed, [&mut *gate, &mut *up])?;
 
-        for_each_chunk(compute.pool(), [(&mut *gate, self.inner), (up, self.inner)], |_, _, [gate, up]| {
+        let chunk = ROWS_OF_A_TASK * self.inner;
+        for_each_chunk(compute.pool(), [(&mut *gate, chunk), (up, chunk)], |_, _, [gate, up]| {
             mlp.activation.gate(gate, up);
         });
         let out = &mut out[..rows * self.hidden];
         project.run(activations, deltas, [(LinearKind::Down, &mlp.down)], gate, [&mut *out])?;
-        add_residual(gguf, compute, layer.mlp_post_norm.as_ref(), out, normed, x);
+        let norms = (layer.mlp_post_norm.as_ref(), self.layers.get(index + 1).map(|next| &next.attention_norm));
+        self.add_residual(gguf, compute, norms, out, normed, x);
         Ok(())
+    }
+
+    /// x += norm(out), or x += out where the architecture has no norm there; then normed = the norm of x that the next block
+    /// reads, if one follows.
+    fn add_residual(
+        &self,
+        gguf: &Gguf,
+        compute: &Compute,
+        (norm, next): (Option<&RmsNorm>, Option<&RmsNorm>),
+        out: &[f32],
+        normed: &mut [f32],
+        x: &mut [f32],
+    ) {
+        let chunk = ROWS_OF_A_TASK * self.hidden;
+        for_each_chunk(compute.pool(), [(x, chunk), (normed, chunk)], |_, index, [x, normed]| {
+            let rows = x.chunks_exact_mut(self.hidden).zip(normed.chunks_exact_mut(self.hidden));
+            for ((x, normed), out) in rows.zip(out[index * chunk..].chunks_exact(self.hidden)) {
+                match norm {
+                    Some(norm) => {
+                        norm.row(gguf, out, normed);
+                        vector::add(normed, x);
+                    }
+                    None => vector::add(out, x),
+                }
+                if let Some(next) = next {
+                    next.row(gguf, x, normed);
+                }
+            }
+        });
     }
 
     /// Logits of some rows of the batch, one after the other into [`Scratch::logits`], which grows if they are many.
@@ -306,23 +337,5 @@ fn add_bias(gguf: &Gguf, linear: &Linear, out: &mut [f32]) {
         for row in out.chunks_exact_mut(bias.len()) {
             vector::add(bias, row);
         }
-    }
-}
-
-/// x += norm(out), or x += out where the architecture has no norm there. `normed` is scratch.
-fn add_residual(
-    gguf: &Gguf,
-    compute: &Compute,
-    norm: Option<&RmsNorm>,
-    out: &[f32],
-    normed: &mut [f32],
-    x: &mut [f32],
-) {
-    match norm {
-        Some(norm) => {
-            norm.forward(gguf, compute.pool(), out, normed);
-            vector::add(normed, x);
-        }
-        None => vector::add(out, x),
     }
 }

@@ -1,7 +1,9 @@
 //! The KV cache: keys and values of every position so far, per layer and KV head.
 
-use half::f16;
-use half::slice::HalfFloatSliceExt;
+use std::ops::Range;
+
+use crate::kernels::Aligned;
+use crate::kernels::attention::{BLOCK, CacheFormat, Keys, Q8_GROUP, Values, store_key, store_value};
 
 use super::ModelError;
 
@@ -26,12 +28,11 @@ impl KvType {
         }
     }
 
-    /// Bytes that `elements` of a head take.
-    const fn bytes(self, elements: usize) -> usize {
+    const fn format(self) -> CacheFormat {
         match self {
-            Self::F32 => elements * 4,
-            Self::F16 => elements * 2,
-            Self::Q8_0 => elements / Q8_BLOCK * (Q8_BLOCK + 2),
+            Self::F32 => CacheFormat::F32,
+            Self::F16 => CacheFormat::F16,
+            Self::Q8_0 => CacheFormat::Q8,
         }
     }
 }
@@ -53,93 +54,126 @@ impl std::str::FromStr for KvType {
     }
 }
 
-/// Elements under one scale.
-const Q8_BLOCK: usize = 32;
+/// Whether a plane holds keys or values, which lie in different orders.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Keys,
+    Values,
+}
 
-/// One plane's elements, laid out [head][position][element], so that one head's positions lie in a row.
-#[derive(Debug)]
-enum Store {
-    F32(Vec<f32>),
-    F16(Vec<f16>),
-    Q8 { scales: Vec<f16>, quants: Vec<i8> },
+/// How a plane is laid out: blocks of [`BLOCK`] positions, each a record for every head, so that what a batch of positions
+/// writes lies together.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PlaneLayout {
+    role: Role,
+    format: CacheFormat,
+    heads: usize,
+    /// Elements of a head, those of values padded to whole registers.
+    dim: usize,
+}
+
+impl PlaneLayout {
+    fn new(role: Role, kv: KvType, heads: usize, head_dim: usize) -> Self {
+        let dim = match role {
+            Role::Keys => head_dim,
+            Role::Values => padded(head_dim),
+        };
+        Self { role, format: kv.format(), heads, dim }
+    }
+
+    fn record_words(&self) -> usize {
+        self.format.record_words(self.dim)
+    }
+
+    /// 32-bit words of a block.
+    pub(super) fn block_words(&self) -> usize {
+        self.heads * self.record_words()
+    }
+
+    /// Stores one head's vector at `position` of a block.
+    pub(super) fn store(&self, block: &mut [f32], head: usize, position: usize, x: &[f32]) {
+        let words = self.record_words();
+        let record = &mut block[head * words..][..words];
+        match self.role {
+            Role::Keys => store_key(record, self.format, self.dim, position, x),
+            Role::Values => store_value(record, self.format, self.dim, position, x),
+        }
+    }
+}
+
+/// Elements of a head's value as stored and as attention computes it: whole registers.
+pub(super) const fn padded(head_dim: usize) -> usize {
+    head_dim.next_multiple_of(BLOCK)
 }
 
 /// The keys, or the values, of one layer.
 #[derive(Debug)]
 pub(super) struct KvPlane {
-    store: Store,
-    capacity: usize,
-    head_dim: usize,
+    layout: PlaneLayout,
+    words: Aligned,
 }
 
 impl KvPlane {
     /// `None` if the system does not give that much memory.
-    fn new(kv: KvType, heads: usize, head_dim: usize, capacity: usize) -> Option<Self> {
-        let n = heads.checked_mul(capacity)?.checked_mul(head_dim)?;
-        let store = match kv {
-            KvType::F32 => Store::F32(zeroed(n)?),
-            KvType::F16 => Store::F16(zeroed(n)?),
-            KvType::Q8_0 => Store::Q8 { scales: zeroed(n / Q8_BLOCK)?, quants: zeroed(n)? },
-        };
-        Some(Self { store, capacity, head_dim })
+    fn new(layout: PlaneLayout, capacity: usize) -> Option<Self> {
+        let record = BLOCK.checked_mul(layout.dim)?;
+        let elements = record.checked_mul(layout.heads)?.checked_mul(capacity.div_ceil(BLOCK))?;
+        // No format takes more than a word for an element, so that nothing below overflows either.
+        elements.checked_mul(size_of::<f32>())?;
+        Some(Self { layout, words: Aligned::zeroed(layout.block_words() * capacity.div_ceil(BLOCK))? })
     }
 
-    /// Stores one head's vector at `position`.
-    pub(super) fn store(&mut self, head: usize, position: usize, x: &[f32]) {
-        let at = (head * self.capacity + position) * self.head_dim;
-        let n = self.head_dim;
-        match &mut self.store {
-            Store::F32(data) => data[at..at + n].copy_from_slice(x),
-            Store::F16(data) => data[at..at + n].convert_from_f32_slice(x),
-            Store::Q8 { scales, quants } => {
-                let blocks = x.chunks_exact(Q8_BLOCK).zip(quants[at..at + n].chunks_exact_mut(Q8_BLOCK));
-                for ((x, q), scale) in blocks.zip(&mut scales[at / Q8_BLOCK..]) {
-                    let largest = x.iter().fold(0f32, |a, v| a.max(v.abs()));
-                    // Zero for finite numbers, NaN for the others, which bytes could not show.
-                    let poison: f32 = x.iter().map(|v| v * 0.0).sum();
-                    let d = f16::from_f32(largest / 127.0 + poison);
-                    let inverse = if d.to_f32() > 0.0 { 1.0 / d.to_f32() } else { 0.0 };
-                    *scale = d;
-                    for (q, x) in q.iter_mut().zip(x) {
-                        *q = (x * inverse).round() as i8;
-                    }
-                }
-            }
-        }
+    pub(super) fn layout(&self) -> PlaneLayout {
+        self.layout
     }
 
-    /// Reads consecutive positions of one head, from `position` on, as many as `out` holds.
-    pub(super) fn load(&self, head: usize, position: usize, out: &mut [f32]) {
-        let at = (head * self.capacity + position) * self.head_dim;
-        let n = out.len();
-        match &self.store {
-            Store::F32(data) => out.copy_from_slice(&data[at..at + n]),
-            Store::F16(data) => data[at..at + n].convert_to_f32_slice(out),
-            Store::Q8 { scales, quants } => {
-                let blocks = out.chunks_exact_mut(Q8_BLOCK).zip(quants[at..at + n].chunks_exact(Q8_BLOCK));
-                for ((out, q), scale) in blocks.zip(&scales[at / Q8_BLOCK..]) {
-                    let d = scale.to_f32();
-                    for (out, q) in out.iter_mut().zip(q) {
-                        *out = d * f32::from(*q);
-                    }
-                }
-            }
-        }
+    /// The blocks, [`PlaneLayout::block_words`] each, that hold these positions.
+    pub(super) fn blocks_mut(&mut self, positions: Range<usize>) -> &mut [f32] {
+        let words = self.layout.block_words();
+        &mut self.words[positions.start / BLOCK * words..positions.end.div_ceil(BLOCK) * words]
     }
-}
 
-/// Zeroed allocations of this size come straight from the system: pages cost memory when first written.
-fn zeroed<T: bytemuck::Zeroable>(n: usize) -> Option<Vec<T>> {
-    // Asked first, because the call below takes a size past the address space for a mistake of its caller.
-    std::alloc::Layout::array::<T>(n).ok()?;
-    bytemuck::allocation::try_zeroed_vec(n).ok()
+    /// The records of one head from `position`, a multiple of [`BLOCK`], on.
+    fn records(&self, head: usize, position: usize) -> &[f32] {
+        let from = position / BLOCK * self.layout.block_words() + head * self.layout.record_words();
+        self.words.get(from..).unwrap_or_default()
+    }
 }
 
 /// Keys and values of one layer.
 #[derive(Debug)]
-pub(super) struct KvLayer {
+pub struct KvLayer {
     pub(super) k: KvPlane,
     pub(super) v: KvPlane,
+}
+
+impl KvLayer {
+    /// Room for `capacity` positions; `None` if the system does not give that much memory.
+    ///
+    /// # Panics
+    /// If `head_dim` is not a whole number of blocks of the type.
+    pub fn new(kv: KvType, heads: usize, head_dim: usize, capacity: usize) -> Option<Self> {
+        assert!(kv != KvType::Q8_0 || head_dim.is_multiple_of(Q8_GROUP), "{kv} heads of {head_dim} elements");
+        let plane = |role| KvPlane::new(PlaneLayout::new(role, kv, heads, head_dim), capacity);
+        Some(Self { k: plane(Role::Keys)?, v: plane(Role::Values)? })
+    }
+
+    /// Bytes reserved, in whole blocks.
+    pub fn bytes(&self) -> usize {
+        size_of_val(&*self.k.words) + size_of_val(&*self.v.words)
+    }
+
+    /// One head's keys from `position`, a multiple of [`BLOCK`], on.
+    pub(super) fn keys(&self, head: usize, position: usize) -> Keys<'_> {
+        let PlaneLayout { format, dim, .. } = self.k.layout;
+        Keys::new(self.k.records(head, position), format, dim, self.k.layout.block_words())
+    }
+
+    /// One head's values from `position`, a multiple of [`BLOCK`], on.
+    pub(super) fn values(&self, head: usize, position: usize) -> Values<'_> {
+        let PlaneLayout { format, dim, .. } = self.v.layout;
+        Values::new(self.v.records(head, position), format, dim, self.v.layout.block_words())
+    }
 }
 
 /// The whole cache, with room for `capacity` positions.
@@ -149,7 +183,7 @@ pub struct KvCache {
     kv: KvType,
     capacity: usize,
     len: usize,
-    bytes_per_position: usize,
+    bytes: usize,
 }
 
 impl KvCache {
@@ -170,16 +204,16 @@ impl KvCache {
             return Err(ModelError::ContextFull { capacity: Self::MAX_CAPACITY, used: 0, added: capacity });
         }
         let mut layers = Vec::new();
-        let mut bytes_per_position = 0;
+        let mut bytes = 0;
         for (heads, head_dim) in shapes {
-            if kv == KvType::Q8_0 && !head_dim.is_multiple_of(Q8_BLOCK) {
+            if kv == KvType::Q8_0 && !head_dim.is_multiple_of(Q8_GROUP) {
                 return Err(ModelError::KvHead { kv: kv.name(), head_dim });
             }
-            let plane = || KvPlane::new(kv, heads, head_dim, capacity).ok_or(ModelError::KvMemory { capacity });
-            layers.push(KvLayer { k: plane()?, v: plane()? });
-            bytes_per_position += 2 * heads * kv.bytes(head_dim);
+            let layer = KvLayer::new(kv, heads, head_dim, capacity).ok_or(ModelError::KvMemory { capacity })?;
+            bytes += layer.bytes();
+            layers.push(layer);
         }
-        Ok(Self { layers, kv, capacity, len: 0, bytes_per_position })
+        Ok(Self { layers, kv, capacity, len: 0, bytes })
     }
 
     /// How elements are stored.
@@ -207,9 +241,9 @@ impl KvCache {
         self.len = self.len.min(len);
     }
 
-    /// Bytes reserved for `capacity` positions; pages are taken as positions are written.
+    /// Bytes reserved for `capacity` positions, in whole blocks; pages are taken as positions are written.
     pub fn bytes(&self) -> usize {
-        self.bytes_per_position * self.capacity
+        self.bytes
     }
 
     /// Makes room for `added` more positions after those held, or says why not. Called before they are written.
@@ -228,23 +262,56 @@ impl KvCache {
 
 #[cfg(test)]
 mod tests {
+    use half::f16;
+
     use super::*;
+
+    /// Element `d` of the vector that a plane holds at a position, read from the definition of its layout.
+    fn element(plane: &KvPlane, head: usize, position: usize, d: usize) -> f32 {
+        let PlaneLayout { role, format, dim, .. } = plane.layout;
+        let record = plane.records(head, position / BLOCK * BLOCK);
+        let position = position % BLOCK;
+        let (at, scale) = match role {
+            Role::Keys => (d * BLOCK + position, d / Q8_GROUP * BLOCK + position),
+            Role::Values => (position * dim + d, position * (dim / Q8_GROUP) + d / Q8_GROUP),
+        };
+        match format {
+            CacheFormat::F32 => record[at],
+            CacheFormat::F16 => bytemuck::cast_slice::<_, f16>(record)[at].to_f32(),
+            CacheFormat::Q8 => {
+                let scale = bytemuck::cast_slice::<_, f16>(record)[dim * BLOCK / 2 + scale].to_f32();
+                f32::from(bytemuck::cast_slice::<_, i8>(record)[at]) * scale
+            }
+        }
+    }
+
+    fn store(plane: &mut KvPlane, head: usize, position: usize, x: &[f32]) {
+        let layout = plane.layout();
+        layout.store(plane.blocks_mut(position..position + 1), head, position % BLOCK, x);
+    }
 
     #[test]
     fn every_type_reads_back_what_was_stored() {
-        for (kv, tolerance) in [(KvType::F32, 0.0), (KvType::F16, 1e-3), (KvType::Q8_0, 8e-3)] {
-            let mut cache = KvCache::new(kv, 5, [(2, 64)].into_iter()).unwrap();
-            let x: Vec<f32> = (0..64).map(|i| ((i * 37 % 64) as f32 - 32.0) / 32.0).collect();
-            let y: Vec<f32> = x.iter().map(|v| -v).collect();
-            cache.layers[0].k.store(1, 2, &x);
-            cache.layers[0].k.store(1, 3, &y);
-            let mut out = vec![0.0; 128];
-            cache.layers[0].k.load(1, 2, &mut out);
-            for i in 0..64 {
-                assert!((out[i] - x[i]).abs() <= tolerance && (out[64 + i] - y[i]).abs() <= tolerance, "{kv}");
+        for (kv, tolerance) in [(KvType::F32, 0.0), (KvType::F16, 5e-4), (KvType::Q8_0, 4.5e-3)] {
+            for dim in [64, 96] {
+                let mut cache = KvCache::new(kv, 37, [(2, dim)].into_iter()).unwrap();
+                let value = |p: usize, d: usize| ((p * 31 + d * 37) % 64) as f32 / 32.0 - 1.0;
+                let layer = &mut cache.layers[0];
+                for plane in [&mut layer.k, &mut layer.v] {
+                    for position in [2, 15, 16, 36] {
+                        let x: Vec<f32> = (0..dim).map(|d| value(position, d)).collect();
+                        store(plane, 1, position, &x);
+                    }
+                    for position in [2, 15, 16, 36] {
+                        for d in 0..dim {
+                            let got = element(plane, 1, position, d);
+                            assert!((got - value(position, d)).abs() <= tolerance, "{kv} {position} {d}: {got}");
+                        }
+                    }
+                    assert!((0..dim).all(|d| element(plane, 1, 3, d) == 0.0), "other positions untouched");
+                    assert!((0..dim).all(|d| element(plane, 0, 2, d) == 0.0), "other heads untouched");
+                }
             }
-            cache.layers[0].k.load(0, 2, &mut out);
-            assert!(out.iter().all(|&v| v == 0.0), "other heads untouched");
         }
     }
 
@@ -255,10 +322,11 @@ mod tests {
                 let mut cache = KvCache::new(kv, 1, [(1, 32)].into_iter()).unwrap();
                 let mut x = [0.5; 32];
                 x[7] = bad;
-                cache.layers[0].v.store(0, 0, &x);
-                let mut out = [0.0; 32];
-                cache.layers[0].v.load(0, 0, &mut out);
-                assert!(!out[7].is_finite(), "{kv} {bad}");
+                let layer = &mut cache.layers[0];
+                store(&mut layer.k, 0, 0, &x);
+                store(&mut layer.v, 0, 0, &x);
+                assert!(!element(&layer.k, 0, 0, 7).is_finite(), "{kv} {bad}");
+                assert!(!element(&layer.v, 0, 0, 7).is_finite(), "{kv} {bad}");
             }
         }
     }

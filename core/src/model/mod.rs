@@ -22,7 +22,7 @@ mod weights;
 pub use bind::{ActiveAdapters, BoundAdapter};
 pub use decoder::{Decoder, Pass, Wanted};
 pub use error::ModelError;
-pub use kv::{KvCache, KvType};
+pub use kv::{KvCache, KvLayer, KvType};
 pub use opened::{Model, ModelInfo, ModelOptions};
 pub use scratch::Scratch;
 pub use weights::{Linear, LinearKind, Vector};

@@ -24,8 +24,6 @@ pub struct Scratch {
     /// batch × inner.
     pub(super) gate: Vec<f32>,
     pub(super) up: Vec<f32>,
-    /// One head.
-    pub(super) head: Vec<f32>,
     /// Cosines and sines of every rotary embedding, for every row.
     pub(super) angles: Vec<f32>,
     /// One row, more only where a pass wants every row's.
@@ -34,7 +32,7 @@ pub struct Scratch {
     pub(super) activations: Activations,
     /// One a worker; a worker locks only its own.
     pub(super) deltas: Vec<Mutex<DeltaScratch>>,
-    pub(super) attention: Vec<Mutex<AttentionScratch>>,
+    pub(super) attention: AttentionScratch,
 }
 
 impl Scratch {
@@ -47,8 +45,6 @@ impl Scratch {
         let largest = |f: fn(&Heads) -> usize| decoder.layers.iter().map(|l| f(&l.attention.heads)).max().unwrap_or(1);
         let q_len = largest(|h| h.q_len());
         let kv_len = largest(|h| h.kv_len());
-        let head_dim = largest(|h| h.dim);
-        let group = largest(|h| h.group());
         let widest = decoder.hidden.max(decoder.inner).max(q_len);
         let angles: usize = decoder.ropes.iter().map(|r| 2 * r.angles()).sum();
         let rows = |width: usize| vec![0.0; batch * width];
@@ -57,7 +53,6 @@ impl Scratch {
             linears.flat_map(|(rows, cols)| [rows, cols])
         };
         let delta = || Mutex::new(DeltaScratch::new(transforms.clone(), lengths()));
-        let attention = || Mutex::new(AttentionScratch::new(head_dim, group));
         let workers = compute.threads();
         Self {
             batch,
@@ -70,13 +65,12 @@ impl Scratch {
             v: rows(kv_len),
             gate: rows(decoder.inner),
             up: rows(decoder.inner),
-            head: vec![0.0; head_dim],
             angles: rows(angles),
             logits: vec![0.0; decoder.vocab],
             vocab: decoder.vocab,
             activations: Activations::with_capacity(batch, widest),
             deltas: (0..workers).map(|_| delta()).collect(),
-            attention: (0..workers).map(|_| attention()).collect(),
+            attention: AttentionScratch::new(decoder.layers.iter().map(|l| l.attention.heads), workers),
         }
     }
 

@@ -1,17 +1,23 @@
 //! Grouped-query attention over the KV cache, in tiles with a running softmax.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::kernels::{Pool, for_each_chunk, tile_mix, tile_scores, vector};
+use crate::kernels::attention::{BLOCK, MAX_ROWS, Running, TILE, fold_tile, merge, mix, scores};
+use crate::kernels::{Aligned, Pool, for_each_chunk, vector};
 
 use super::super::Linear;
-use super::super::kv::KvLayer;
-use super::RmsNorm;
+use super::super::kv::{KvLayer, padded};
+use super::{RmsNorm, Rope};
 
-/// Cached positions handled at once: a tile of keys and values stays in the first-level cache.
-const TILE: usize = 32;
-/// Query rows handled at once in a batch, so that a tile is decoded once for several rows.
-const ROWS: usize = 8;
+/// Query rows of a batch handled by one task: a tile is read from the second-level cache once for all of them.
+const ROWS: usize = 16;
+/// Consecutive positions of one stripe, a multiple of [`TILE`].
+const SPAN: usize = 2 * TILE;
+/// The positions are dealt to this many stripes, span by span. Each has its own running softmax, and they are merged in
+/// order: one row's stripes are computed side by side, a batch's one after the other, with the same result.
+const STRIPES: usize = 8;
+/// Elements of keys and values below which one row's attention is not worth waking the pool for.
+const SMALL: usize = 1 << 14;
 
 /// How far back a layer sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,31 +76,76 @@ pub struct Heads {
     pub window: Window,
 }
 
+/// What happens to a head of q or k between its product and attention.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Turn<'a> {
+    /// The norm's weight and epsilon.
+    pub norm: Option<(&'a [f32], f32)>,
+    /// The rotation, and its tables, row after row.
+    pub rope: Option<(&'a Rope, &'a [f32])>,
+}
+
+impl Turn<'_> {
+    /// out = the head `x` of a row, normed and turned.
+    fn apply(&self, row: usize, x: &[f32], out: &mut [f32]) {
+        match self.norm {
+            Some((weight, eps)) => vector::rms_norm(x, weight, eps, out),
+            None => out.copy_from_slice(x),
+        }
+        if let Some((rope, tables)) = self.rope {
+            let len = 2 * rope.angles();
+            rope.apply(out, x.len(), &tables[row * len..][..len]);
+        }
+    }
+}
+
+/// The buffers of attention.
+#[derive(Debug)]
+pub struct AttentionScratch {
+    workers: Vec<Mutex<Worker>>,
+    /// One row of queries.
+    queries: Aligned,
+    /// One row's parts, a stripe and KV head each: group × padded head, then the running softmaxes.
+    parts: Aligned,
+}
+
 /// One worker's buffers.
 #[derive(Debug)]
-pub(in super::super) struct AttentionScratch {
-    /// A tile of keys, then of values: TILE × head_dim.
-    tile: Vec<f32>,
-    /// Scores: queries × TILE.
-    scores: Vec<f32>,
-    /// Queries of one KV head, gathered: queries × head_dim.
-    queries: Vec<f32>,
-    /// Weighted values: queries × head_dim.
-    mixed: Vec<f32>,
-    /// Running maximum and sum of each query.
-    running: Vec<(f32, f32)>,
+struct Worker {
+    /// One head.
+    head: Aligned,
+    /// Queries of one KV head, row after row: ROWS · group × head_dim.
+    queries: Aligned,
+    /// Weighted values of a stripe and of all before it: ROWS · group × padded head.
+    part: Aligned,
+    total: Aligned,
+    /// ROWS · group each.
+    part_running: Vec<Running>,
+    total_running: Vec<Running>,
+    /// Scores: MAX_ROWS × TILE.
+    tile: Aligned,
 }
 
 impl AttentionScratch {
-    /// For heads of `head_dim` elements in groups of `group` query heads.
-    pub(in super::super) fn new(head_dim: usize, group: usize) -> Self {
-        let queries = ROWS * group;
+    /// For any of `layers` on `workers` threads.
+    pub fn new(layers: impl Iterator<Item = Heads> + Clone, workers: usize) -> Self {
+        let largest = |f: fn(&Heads) -> usize| layers.clone().map(|heads| f(&heads)).max().unwrap_or(0);
+        let (dim, group) = (largest(|h| h.dim), largest(|h| h.group()));
+        let worker = || {
+            Mutex::new(Worker {
+                head: Aligned::new(dim),
+                queries: Aligned::new(ROWS * group * dim),
+                part: Aligned::new(ROWS * group * padded(dim)),
+                total: Aligned::new(ROWS * group * padded(dim)),
+                part_running: vec![Running::EMPTY; ROWS * group],
+                total_running: vec![Running::EMPTY; ROWS * group],
+                tile: Aligned::new(MAX_ROWS * TILE),
+            })
+        };
         Self {
-            tile: vec![0.0; TILE * head_dim],
-            scores: vec![0.0; queries * TILE],
-            queries: vec![0.0; queries * head_dim],
-            mixed: vec![0.0; queries * head_dim],
-            running: vec![(0.0, 0.0); queries],
+            workers: (0..workers).map(|_| worker()).collect(),
+            queries: Aligned::new(largest(|h| h.q_len())),
+            parts: Aligned::new(largest(|h| STRIPES * h.kv * h.part_words())),
         }
     }
 }
@@ -115,111 +166,249 @@ impl Heads {
         self.count / self.kv
     }
 
-    /// out\[r\] = softmax(scale · q\[r\]·K) V for rows at positions `start..`, whose keys and values are in `kv` already.
-    /// `q` and `out` are rows × (count · dim).
-    pub(in super::super) fn attend(
+    /// Words of one stripe's part of one KV head, whole cache lines.
+    fn part_words(&self) -> usize {
+        self.group() * padded(self.dim) + (2 * self.group()).next_multiple_of(BLOCK)
+    }
+
+    /// Appends k, turned, and v of the rows at positions `start..` to the cache; both are rows × (kv · dim).
+    #[allow(clippy::too_many_arguments)]
+    pub fn store(
+        &self,
+        pool: &Pool,
+        kv: &mut KvLayer,
+        start: usize,
+        k: &[f32],
+        v: &[f32],
+        turn: Turn<'_>,
+        scratch: &AttentionScratch,
+    ) {
+        let (dim, kv_len) = (self.dim, self.kv_len());
+        let positions = start..start + k.len() / kv_len;
+        let (keys, values) = (kv.k.layout(), kv.v.layout());
+        let blocks = [
+            (kv.k.blocks_mut(positions.clone()), keys.block_words()),
+            (kv.v.blocks_mut(positions.clone()), values.block_words()),
+        ];
+        for_each_chunk(pool, blocks, |worker, index, [key_block, value_block]| {
+            let head = &mut lock(&scratch.workers[worker]).head[..dim];
+            let first = (start / BLOCK + index) * BLOCK;
+            for position in first.max(start)..(first + BLOCK).min(positions.end) {
+                let row = position - start;
+                for h in 0..self.kv {
+                    let at = row * kv_len + h * dim..row * kv_len + (h + 1) * dim;
+                    turn.apply(row, &k[at.clone()], head);
+                    keys.store(key_block, h, position % BLOCK, head);
+                    values.store(value_block, h, position % BLOCK, &v[at]);
+                }
+            }
+        });
+    }
+
+    /// out\[r\] = softmax(scale · q\[r\]·K) V for rows at positions `start..`, whose keys and values are in `kv` already and whose
+    /// queries are turned first. `q` and `out` are rows × (count · dim).
+    #[allow(clippy::too_many_arguments)]
+    pub fn attend(
         &self,
         pool: &Pool,
         kv: &KvLayer,
         start: usize,
         q: &[f32],
+        turn: Turn<'_>,
         out: &mut [f32],
-        scratch: &[Mutex<AttentionScratch>],
+        scratch: &mut AttentionScratch,
     ) {
-        let width = self.q_len();
-        let rows = q.len() / width;
-        // One row: the KV heads are spread over the pool. Several: the rows are.
-        let (chunk, row_heads) = if rows == 1 { (self.group() * self.dim, 1) } else { (ROWS * width, self.kv) };
-        for_each_chunk(pool, [(out, chunk)], |worker, index, [out]| {
-            let mut scratch = scratch[worker].lock().unwrap_or_else(PoisonError::into_inner);
-            let offset = index * chunk;
-            let (first_row, first_head) = (offset / width, offset % width / (self.group() * self.dim));
-            let out_width = if rows == 1 { chunk } else { width };
-            let rows_here = out.len() / out_width;
-            for h in 0..row_heads {
-                let work = HeadWork { head: first_head + h, first_row, rows: rows_here, start, out_width, out_head: h };
-                self.attend_head(kv, &work, q, out, &mut scratch);
+        if q.len() == self.q_len() {
+            self.attend_one(pool, kv, start, q, turn, out, scratch);
+            return;
+        }
+        let (dim, width, block) = (self.dim, self.q_len(), self.group() * self.dim);
+        for_each_chunk(pool, [(out, ROWS * width)], |worker, index, [out]| {
+            let mut worker = lock(&scratch.workers[worker]);
+            let Worker { queries, part, total, part_running, total_running, tile, .. } = &mut *worker;
+            let rows = out.len() / width;
+            let count = rows * self.group();
+            let queries = &mut queries[..count * dim];
+            let (part, total) = (&mut part[..count * padded(dim)], &mut total[..count * padded(dim)]);
+            let (part_running, total_running) = (&mut part_running[..count], &mut total_running[..count]);
+            for head in 0..self.kv {
+                for (r, queries) in queries.chunks_exact_mut(block).enumerate() {
+                    let row = index * ROWS + r;
+                    self.turn_queries(turn, row, &q[row * width + head * block..][..block], queries);
+                }
+                total.fill(0.0);
+                total_running.fill(Running::EMPTY);
+                let position = start + index * ROWS;
+                for stripe in self.stripes(position, rows) {
+                    self.fold_stripe(kv, head, stripe, (position, queries), part, part_running, tile);
+                    let parts = part_running.iter().zip(part.chunks_exact(padded(dim)));
+                    let totals = total_running.iter_mut().zip(total.chunks_exact_mut(padded(dim)));
+                    for ((running, part), total) in parts.zip(totals) {
+                        merge((*running, part), total);
+                    }
+                }
+                for (r, row) in out.chunks_exact_mut(width).enumerate() {
+                    let of_row = r * self.group();
+                    self.finish(
+                        &total[of_row * padded(dim)..],
+                        &total_running[of_row..],
+                        &mut row[head * block..][..block],
+                    );
+                }
             }
         });
     }
 
-    /// One KV head for up to `ROWS` rows.
-    fn attend_head(&self, kv: &KvLayer, work: &HeadWork, q: &[f32], out: &mut [f32], scratch: &mut AttentionScratch) {
-        let (dim, group) = (self.dim, self.group());
+    /// One row: its stripes and KV heads are spread over the pool.
+    #[allow(clippy::too_many_arguments)]
+    fn attend_one(
+        &self,
+        pool: &Pool,
+        kv: &KvLayer,
+        position: usize,
+        q: &[f32],
+        turn: Turn<'_>,
+        out: &mut [f32],
+        scratch: &mut AttentionScratch,
+    ) {
+        let (group, dim, words) = (self.group(), self.dim, self.part_words());
         let block = group * dim;
-        let width = self.q_len();
-        let queries = work.rows * group;
-        for r in 0..work.rows {
-            let from = (work.first_row + r) * width + work.head * block;
-            scratch.queries[r * block..][..block].copy_from_slice(&q[from..][..block]);
+        let AttentionScratch { workers, queries, parts } = scratch;
+        let queries = &mut queries[..q.len()];
+        self.turn_queries(turn, 0, q, queries);
+        let stripes = self.stripes(position, 1);
+        let parts = &mut parts[..stripes.clone().count() * self.kv * words];
+        let task = |worker: usize, index: usize, part: &mut [f32]| {
+            let mut worker = lock(&workers[worker]);
+            let Worker { part_running, tile, .. } = &mut *worker;
+            let (Some(stripe), head) = (stripes.clone().nth(index / self.kv), index % self.kv) else { return };
+            let (part, ends) = part.split_at_mut(group * padded(dim));
+            let (queries, running) = (&queries[head * block..][..block], &mut part_running[..group]);
+            self.fold_stripe(kv, head, stripe, (position, queries), part, running, tile);
+            for (end, running) in ends.as_chunks_mut::<2>().0.iter_mut().zip(running) {
+                *end = [running.max, running.sum];
+            }
+        };
+        let seen = position + 1 - self.window.first(position);
+        if seen * self.kv_len() < SMALL {
+            parts.chunks_exact_mut(words).enumerate().for_each(|(index, part)| task(0, index, part));
+        } else {
+            for_each_chunk(pool, [(&mut *parts, words)], |worker, index, [part]| task(worker, index, part));
         }
-        scratch.mixed[..queries * dim].fill(0.0);
-        scratch.running[..queries].fill((f32::NEG_INFINITY, 0.0));
 
-        let last_position = work.start + work.first_row + work.rows - 1;
-        let mut from = self.window.first(work.start + work.first_row);
-        while from <= last_position {
-            let len = TILE.min(last_position + 1 - from);
-            let tile = &mut scratch.tile[..len * dim];
-            kv.k.load(work.head, from, tile);
-            let scores = &mut scratch.scores[..queries * len];
-            tile_scores(&scratch.queries[..queries * dim], tile, dim, self.scale, scores);
+        let mut worker = lock(&workers[0]);
+        let Worker { total, total_running, .. } = &mut *worker;
+        let (total, total_running) = (&mut total[..group * padded(dim)], &mut total_running[..group]);
+        for (head, out) in out.chunks_exact_mut(block).enumerate() {
+            total.fill(0.0);
+            total_running.fill(Running::EMPTY);
+            for part in parts.chunks_exact(words).skip(head).step_by(self.kv) {
+                let (part, ends) = part.split_at(group * padded(dim));
+                let parts = part.chunks_exact(padded(dim)).zip(ends.as_chunks::<2>().0);
+                let totals = total_running.iter_mut().zip(total.chunks_exact_mut(padded(dim)));
+                for ((part, &[max, sum]), total) in parts.zip(totals) {
+                    merge((Running { max, sum }, part), total);
+                }
+            }
+            self.finish(total, total_running, out);
+        }
+    }
+
+    /// The stripes with positions that any of `rows` from `position` on sees, in order.
+    fn stripes(&self, position: usize, rows: usize) -> impl Iterator<Item = usize> + Clone + use<> {
+        let first = self.window.first(position) / SPAN;
+        let spans = (position + rows - 1) / SPAN - first + 1;
+        (0..STRIPES).filter(move |stripe| (stripe + STRIPES - first % STRIPES) % STRIPES < spans)
+    }
+
+    /// Turns the heads of one row, and scales them instead of their scores.
+    fn turn_queries(&self, turn: Turn<'_>, row: usize, q: &[f32], out: &mut [f32]) {
+        for (q, out) in q.chunks_exact(self.dim).zip(out.chunks_exact_mut(self.dim)) {
+            turn.apply(row, q, out);
+            vector::scale(self.scale, out);
+        }
+    }
+
+    /// One stripe of one KV head for some rows, the first at `position`: the weighted values in `part`, the weights' maximum and
+    /// sum in `running`.
+    #[allow(clippy::too_many_arguments)]
+    fn fold_stripe(
+        &self,
+        kv: &KvLayer,
+        head: usize,
+        stripe: usize,
+        (position, queries): (usize, &[f32]),
+        part: &mut [f32],
+        running: &mut [Running],
+        scratch: &mut [f32],
+    ) {
+        part.fill(0.0);
+        running.fill(Running::EMPTY);
+        let seen = self.window.first(position)..position + running.len().div_ceil(self.group());
+        let first_span = seen.start / SPAN;
+        let first_span = first_span + (stripe + STRIPES - first_span % STRIPES) % STRIPES;
+        for span in (first_span..seen.end.div_ceil(SPAN)).step_by(STRIPES) {
+            for tile in (span * SPAN..(span + 1) * SPAN).step_by(TILE) {
+                if tile < seen.end && tile + TILE > seen.start {
+                    self.fold_tile(kv, head, tile, (position, queries), part, running, scratch);
+                }
+            }
+        }
+    }
+
+    /// One tile, of positions from `from` on, of the same; a few queries at a time, so that their scores stay in the first-level
+    /// cache.
+    #[allow(clippy::too_many_arguments)]
+    fn fold_tile(
+        &self,
+        kv: &KvLayer,
+        head: usize,
+        from: usize,
+        (position, queries): (usize, &[f32]),
+        part: &mut [f32],
+        running: &mut [Running],
+        scratch: &mut [f32],
+    ) {
+        let (dim, group) = (self.dim, self.group());
+        let (keys, values) = (kv.keys(head, from), kv.values(head, from));
+        let queries = queries.chunks(MAX_ROWS * dim).zip(running.chunks_mut(MAX_ROWS));
+        for (i, ((queries, running), part)) in queries.zip(part.chunks_mut(MAX_ROWS * padded(dim))).enumerate() {
+            let rows = running.len();
+            let mut visible = [const { 0..0 }; MAX_ROWS];
+            for (m, visible) in visible[..rows].iter_mut().enumerate() {
+                let position = position + (i * MAX_ROWS + m) / group;
+                let within = |p: usize| p.clamp(from, from + TILE) - from;
+                *visible = within(self.window.first(position))..within(position + 1);
+            }
+            // Both ends move forward from row to row.
+            let any = visible[0].start..visible[rows - 1].end;
+            if any.is_empty() {
+                continue;
+            }
+            let tile = &mut scratch[..rows * TILE];
+            scores(queries, &keys, any.start / BLOCK..any.end.div_ceil(BLOCK), tile);
             if let Some(cap) = self.soft_cap {
-                vector::soft_cap(scores, cap);
+                vector::soft_cap(tile, cap);
             }
-            for (m, scores) in scores.chunks_exact_mut(len).enumerate() {
-                let position = work.start + work.first_row + m / group;
-                let seen = self.window.first(position)..position + 1;
-                let visible = seen.start.clamp(from, from + len) - from..seen.end.clamp(from, from + len) - from;
-                let mixed = &mut scratch.mixed[m * dim..][..dim];
-                softmax_step(scores, visible, &mut scratch.running[m], mixed);
-            }
-            kv.v.load(work.head, from, tile);
-            tile_mix(scores, tile, dim, &mut scratch.mixed[..queries * dim]);
-            from += len;
+            let mut keep = [0.0; MAX_ROWS];
+            fold_tile(tile, &visible[..rows], running, &mut keep);
+            mix(tile, &values, any, &keep[..rows], part);
         }
-        for m in 0..queries {
-            let (row, g) = (m / group, m % group);
-            let to = row * work.out_width + work.out_head * block + g * dim;
-            let mixed = &mut scratch.mixed[m * dim..][..dim];
-            vector::scale(1.0 / scratch.running[m].1, mixed);
-            out[to..][..dim].copy_from_slice(mixed);
+    }
+
+    /// out = weighted values / sum of the weights, for the heads of one row and KV head.
+    fn finish(&self, mixed: &[f32], running: &[Running], out: &mut [f32]) {
+        let heads = mixed.chunks_exact(padded(self.dim)).zip(running);
+        for ((mixed, running), out) in heads.zip(out.chunks_exact_mut(self.dim)) {
+            out.copy_from_slice(&mixed[..self.dim]);
+            vector::scale(1.0 / running.sum, out);
         }
     }
 }
 
-/// Which part of the batch a call to `attend_head` does.
-struct HeadWork {
-    /// KV head.
-    head: usize,
-    /// First row of the batch, and how many.
-    first_row: usize,
-    rows: usize,
-    /// Position of the batch's first row.
-    start: usize,
-    /// Elements of a row of the output chunk, and which KV head's block of it is written.
-    out_width: usize,
-    out_head: usize,
-}
-
-/// Folds a tile's scores of one query into its running softmax: scores become weights relative to the new maximum,
-/// what was mixed so far is rescaled to it. Scores outside `visible` become 0.
-fn softmax_step(scores: &mut [f32], visible: std::ops::Range<usize>, running: &mut (f32, f32), mixed: &mut [f32]) {
-    if visible.is_empty() {
-        scores.fill(0.0);
-        return;
-    }
-    scores[..visible.start].fill(0.0);
-    scores[visible.end..].fill(0.0);
-    let scores = &mut scores[visible];
-    let (old_max, old_sum) = *running;
-    let new_max = vector::max(scores).max(old_max);
-    let sum = vector::exp_shifted(scores, new_max);
-    let shrink = (old_max - new_max).exp();
-    if shrink != 1.0 {
-        vector::scale(shrink, mixed);
-    }
-    *running = (new_max, old_sum * shrink + sum);
+/// Locks, ignoring poison: every buffer is written before it is read.
+fn lock(worker: &Mutex<Worker>) -> MutexGuard<'_, Worker> {
+    worker.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -261,36 +450,129 @@ mod tests {
         out
     }
 
+    /// Keys or values that every format holds exactly: multiples of 1/128, the largest in every group of 32 being 127/128.
+    fn exact(n: usize, seed: usize) -> Vec<f32> {
+        let of = |i| if i % 32 == seed % 32 { 127.0 } else { (value(i + seed) * 127.0).round() };
+        (0..n).map(|i| of(i) / 128.0).collect()
+    }
+
+    /// A cache of one layer that holds these keys and values, and scratch for it.
+    fn cached(
+        heads: &Heads,
+        kv: KvType,
+        pool: &Pool,
+        k: &[f32],
+        v: &[f32],
+        batches: &[usize],
+    ) -> (KvCache, AttentionScratch) {
+        let positions = k.len() / heads.kv_len();
+        let scratch = AttentionScratch::new([*heads].into_iter(), pool.threads());
+        let mut cache = KvCache::new(kv, positions + 3, [(heads.kv, heads.dim)].into_iter()).unwrap();
+        let mut start = 0;
+        for rows in batches.iter().copied().chain([positions]) {
+            let end = (start + rows).min(positions);
+            if end > start {
+                let at = start * heads.kv_len()..end * heads.kv_len();
+                let (k, v) = (&k[at.clone()], &v[at]);
+                heads.store(pool, &mut cache.layers[0], start, k, v, Turn::default(), &scratch);
+            }
+            start = end;
+        }
+        (cache, scratch)
+    }
+
     #[test]
     fn tiles_windows_and_groups_match_the_definition() {
         let pool = Pool::new(2).unwrap();
-        for (count, kv, dim) in [(3, 3, 4), (6, 2, 8), (4, 1, 6)] {
+        for (count, kv, dim) in [(3, 3, 4), (6, 2, 8), (4, 1, 6), (7, 1, 80)] {
             for window in [Window::Full, Window::Last(1), Window::Last(7), Window::Last(33)] {
                 for soft_cap in [None, Some(1.5)] {
                     for (start, rows) in [(0, 1), (0, 40), (5, 1), (70, 1), (63, 9), (31, 20)] {
-                        let heads = Heads { count, kv, dim, scale: 0.7, soft_cap, window };
+                        let scale = 2.0 / (dim as f32).sqrt();
+                        let heads = Heads { count, kv, dim, scale, soft_cap, window };
                         let positions = start + rows;
                         let k: Vec<f32> = (0..positions * heads.kv_len()).map(value).collect();
                         let v: Vec<f32> = (0..positions * heads.kv_len()).map(|i| value(i + 99_991)).collect();
-                        let q: Vec<f32> = (0..rows * heads.q_len()).map(|i| value(i + 7_777)).collect();
-                        let mut cache = KvCache::new(KvType::F32, 128, [(kv, dim)].into_iter()).unwrap();
-                        for p in 0..positions {
-                            for h in 0..kv {
-                                let at = p * heads.kv_len() + h * dim;
-                                cache.layers[0].k.store(h, p, &k[at..][..dim]);
-                                cache.layers[0].v.store(h, p, &v[at..][..dim]);
-                            }
-                        }
-                        let scratch: Vec<_> =
-                            (0..2).map(|_| Mutex::new(AttentionScratch::new(dim, heads.group()))).collect();
+                        let q: Vec<f32> = (0..rows * heads.q_len()).map(|i| value(i + 7_777) * 0.5).collect();
+                        let (cache, mut scratch) = cached(&heads, KvType::F32, &pool, &k, &v, &[start]);
                         let mut out = vec![f32::NAN; q.len()];
-                        heads.attend(&pool, &cache.layers[0], start, &q, &mut out, &scratch);
+                        heads.attend(&pool, &cache.layers[0], start, &q, Turn::default(), &mut out, &mut scratch);
                         for (got, want) in out.iter().zip(naive(&heads, start, &q, &k, &v)) {
                             assert!((f64::from(*got) - want).abs() < 2e-6, "{heads:?} {start} {rows}: {got} {want}");
                         }
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn every_format_and_long_contexts_match_and_rows_do_not_depend_on_their_batch() {
+        let pools = [Pool::new(1).unwrap(), Pool::new(3).unwrap()];
+        for (count, kv, dim) in [(9, 3, 64), (4, 1, 256), (2, 2, 128), (3, 1, 32)] {
+            for window in [Window::Full, Window::Last(300), Window::Last(512)] {
+                for (start, rows) in [(0, 35), (1190, 19), (509, 130)] {
+                    let scale = 2.0 / (dim as f32).sqrt();
+                    let heads = Heads { count, kv, dim, scale, soft_cap: None, window };
+                    let (k, v) = (exact((start + rows) * kv * dim, 5), exact((start + rows) * kv * dim, 99_991));
+                    let q: Vec<f32> = (0..rows * heads.q_len()).map(|i| value(i + 7_777)).collect();
+                    let expected = naive(&heads, start, &q, &k, &v);
+                    for kv in [KvType::F32, KvType::F16, KvType::Q8_0] {
+                        let mut outs = Vec::new();
+                        for pool in &pools {
+                            let (cache, mut scratch) = cached(&heads, kv, pool, &k, &v, &[start, 1, 20]);
+                            let layer = &cache.layers[0];
+                            let mut out = vec![f32::NAN; q.len()];
+                            heads.attend(pool, layer, start, &q, Turn::default(), &mut out, &mut scratch);
+                            for row in [0, rows / 2, rows - 1] {
+                                let at = row * heads.q_len()..(row + 1) * heads.q_len();
+                                let mut alone = vec![f32::NAN; heads.q_len()];
+                                let q = &q[at.clone()];
+                                heads.attend(pool, layer, start + row, q, Turn::default(), &mut alone, &mut scratch);
+                                assert_eq!(alone, out[at], "{heads:?} {kv} {start} row {row}");
+                            }
+                            outs.push(out);
+                        }
+                        assert_eq!(outs[0], outs[1], "threads change nothing");
+                        for (got, want) in outs[0].iter().zip(&expected) {
+                            assert!((f64::from(*got) - want).abs() < 5e-6, "{heads:?} {kv} {start}: {got} {want}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn heads_are_normed_and_turned_first() {
+        let pool = Pool::new(2).unwrap();
+        let heads = Heads { count: 4, kv: 2, dim: 16, scale: 0.25, soft_cap: None, window: Window::Full };
+        let (rows, eps) = (37, 1e-5);
+        let rope = Rope::new(super::super::RopeStyle::Halves, 16, 100.0, 1.0, None);
+        let mut tables = vec![0.0; rows * 16];
+        tables.chunks_exact_mut(16).enumerate().for_each(|(row, table)| rope.table(row, table));
+        let weights: [Vec<f32>; 2] = [3, 4].map(|seed| (0..16).map(|i| 1.0 + value(i * seed)).collect());
+        let turned = |x: &[f32], width: usize, weight: &[f32]| -> Vec<f32> {
+            let mut out = vec![0.0; x.len()];
+            for (i, (x, out)) in x.chunks_exact(16).zip(out.chunks_exact_mut(16)).enumerate() {
+                vector::rms_norm(x, weight, eps, out);
+                rope.apply(out, 16, &tables[i * 16 / width * 16..][..16]);
+            }
+            out
+        };
+        let q: Vec<f32> = (0..rows * heads.q_len()).map(value).collect();
+        let k: Vec<f32> = (0..rows * heads.kv_len()).map(|i| value(i + 55)).collect();
+        let v: Vec<f32> = (0..rows * heads.kv_len()).map(|i| value(i + 777)).collect();
+        let (turned_q, turned_k) = (turned(&q, heads.q_len(), &weights[0]), turned(&k, heads.kv_len(), &weights[1]));
+        let expected = naive(&heads, 0, &turned_q, &turned_k, &v);
+        let turn = |weight| Turn { norm: Some((weight, eps)), rope: Some((&rope, &tables[..])) };
+        let mut scratch = AttentionScratch::new([heads].into_iter(), 2);
+        let mut cache = KvCache::new(KvType::F32, rows, [(2, 16)].into_iter()).unwrap();
+        heads.store(&pool, &mut cache.layers[0], 0, &k, &v, turn(&weights[1]), &scratch);
+        let mut out = vec![f32::NAN; q.len()];
+        heads.attend(&pool, &cache.layers[0], 0, &q, turn(&weights[0]), &mut out, &mut scratch);
+        for (got, want) in out.iter().zip(expected) {
+            assert!((f64::from(*got) - want).abs() < 2e-6, "{got} {want}");
         }
     }
 }

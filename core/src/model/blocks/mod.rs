@@ -5,8 +5,7 @@ mod mlp;
 mod norm;
 mod rope;
 
-pub(super) use attention::AttentionScratch;
-pub use attention::{Attention, Heads, Window};
+pub use attention::{Attention, AttentionScratch, Heads, Turn, Window};
 pub use mlp::{Activation, Mlp};
 pub use norm::RmsNorm;
 pub use rope::{Rope, RopeStyle};

@@ -17,20 +17,12 @@ pub struct RmsNorm {
 impl RmsNorm {
     /// Normalises every row of `x` into `out`.
     pub fn forward(&self, gguf: &Gguf, pool: &Pool, x: &[f32], out: &mut [f32]) {
-        let weight = self.weight.get(gguf);
-        let dim = weight.len();
-        for_each_chunk(pool, [(out, dim)], |_, row, [out]| {
-            vector::rms_norm(&x[row * dim..][..dim], weight, self.eps, out);
-        });
+        let dim = self.weight.get(gguf).len();
+        for_each_chunk(pool, [(out, dim)], |_, row, [out]| self.row(gguf, &x[row * dim..][..dim], out));
     }
 
-    /// Normalises one row, or one head, in place with the help of `scratch`.
-    pub fn in_place(&self, gguf: &Gguf, x: &mut [f32], scratch: &mut [f32]) {
-        let weight = self.weight.get(gguf);
-        for head in x.chunks_exact_mut(weight.len()) {
-            let scratch = &mut scratch[..head.len()];
-            vector::rms_norm(head, weight, self.eps, scratch);
-            head.copy_from_slice(scratch);
-        }
+    /// Normalises one row.
+    pub fn row(&self, gguf: &Gguf, x: &[f32], out: &mut [f32]) {
+        vector::rms_norm(x, self.weight.get(gguf), self.eps, out);
     }
 }
