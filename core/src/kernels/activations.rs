@@ -108,29 +108,33 @@ impl Activations {
         self.load_forms(compute, rows, cols, x, needs(Form::F32), needs(Form::Int8));
     }
 
-    /// Lets `fill` compute every row of `x`, `rows` × `cols`, and takes each in while it is still in the cache: `fill` gets the
-    /// row's number and the row. Otherwise as [`load_for`](Self::load_for).
+    /// Lets `fill` compute every row of the first of `buffers`, and takes each in while it is still in the cache. The buffers are
+    /// `rows` rows each, of which `fill` gets those of one number; it is called once for each. Otherwise as
+    /// [`load_for`](Self::load_for).
     ///
     /// # Panics
-    /// If `x` is not `rows · cols` long.
-    pub fn load_filled(
+    /// If a buffer is not `rows` equal rows.
+    pub fn load_filled<const N: usize>(
         &mut self,
         compute: &Compute,
         types: &[GgmlType],
-        cols: usize,
-        x: &mut [f32],
-        fill: impl Fn(usize, &mut [f32]) + Sync,
+        rows: usize,
+        buffers: [&mut [f32]; N],
+        fill: impl Fn(usize, [&mut [f32]; N]) + Sync,
     ) {
+        const { assert!(N > 0) };
         let needs = |form| types.iter().any(|&ty| compute.form(ty) == form);
         let forms = (needs(Form::F32), needs(Form::Int8));
-        let rows = x.len().checked_div(cols).unwrap_or(0);
-        assert_eq!(x.len(), rows * cols, "activation size");
-        let parts = Parts::new(x);
-        self.load_rows(compute, rows, cols, forms, &|t| {
+        let parts = buffers.map(|buffer| {
+            let cols = buffer.len().checked_div(rows).unwrap_or(0);
+            assert_eq!(buffer.len(), rows * cols, "activation size");
+            (Parts::new(buffer), cols)
+        });
+        self.load_rows(compute, rows, parts[0].1, forms, &|t| {
             // SAFETY: each row is loaded by one task, and rows do not overlap.
-            let row = unsafe { parts.part(t, cols) };
-            fill(t, row);
-            row
+            fill(t, parts.each_ref().map(|(part, cols)| unsafe { part.part(t, *cols) }));
+            // SAFETY: as above; `fill` has given its borrow back.
+            unsafe { parts[0].0.part(t, parts[0].1) }
         });
     }
 

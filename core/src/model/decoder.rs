@@ -142,7 +142,7 @@ impl Decoder {
         Ok(())
     }
 
-    /// Embeds one batch and runs it through every layer; the residual is left in the scratch.
+    /// Embeds one batch and runs it through every layer; the residual, and what the last layer adds to it, are left in the scratch.
     fn layers_forward(&self, pass: &mut Pass<'_>, tokens: &[u32]) -> Result<(), ModelError> {
         let start = pass.kv.len();
         let rows = tokens.len();
@@ -166,10 +166,6 @@ impl Decoder {
             });
             at += rows * len;
         }
-        if let Some(layer) = self.layers.first() {
-            let Scratch { x, normed, .. } = &mut *pass.scratch;
-            layer.attention_norm.forward(pass.gguf, pool, &x[..rows * self.hidden], &mut normed[..rows * self.hidden]);
-        }
         for (i, layer) in self.layers.iter().enumerate() {
             self.attention_forward(pass, i, layer, start, rows)?;
             self.mlp_forward(pass, i, layer, rows)?;
@@ -177,7 +173,7 @@ impl Decoder {
         Ok(())
     }
 
-    /// Attention of one layer over the batch, whose norm is in the scratch; leaves that of the feed-forward block there.
+    /// Attention of one layer over the batch; what is to be added to the residual is left in the scratch.
     fn attention_forward(
         &self,
         pass: &mut Pass<'_>,
@@ -194,11 +190,20 @@ impl Decoder {
             &mut **scratch;
         let x = &mut x[..rows * self.hidden];
         let normed = &mut normed[..rows * self.hidden];
+        let out = &mut out[..rows * self.hidden];
         let (q, k, v) = (&mut q[..rows * q_len], &mut k[..rows * kv_len], &mut v[..rows * kv_len]);
 
         let project = Projection { gguf, compute, adapters, layer: index };
         let group = [(LinearKind::Q, &attention.q), (LinearKind::K, &attention.k), (LinearKind::V, &attention.v)];
-        project.run(activations, deltas, group, normed, [&mut *q, &mut *k, &mut *v])?;
+        let before = index.checked_sub(1).and_then(|before| self.layers.get(before));
+        let residual = Residual {
+            gguf,
+            out: before.is_some().then_some(&*out),
+            post_norm: before.and_then(|layer| layer.mlp_post_norm.as_ref()),
+            norm: &layer.attention_norm,
+        };
+        let fill = |row, [normed, x]: [&mut [f32]; 2]| residual.add(row, normed, x);
+        project.run(activations, deltas, group, [normed, x], fill, [&mut *q, &mut *k, &mut *v])?;
 
         let rope = &self.ropes[attention.rope];
         let first_table = self.ropes[..attention.rope].iter().map(|r| 2 * r.angles() * rows).sum::<usize>();
@@ -209,78 +214,50 @@ impl Decoder {
         let mixed = &mut mixed[..rows * q_len];
         heads.attend(compute.pool(), kv_layer, start, q, turn(&attention.q_norm), mixed, workers);
 
-        let out = &mut out[..rows * self.hidden];
-        project.run(activations, deltas, [(LinearKind::O, &attention.o)], mixed, [&mut *out])?;
-        let norms = (layer.attention_post_norm.as_ref(), Some(&layer.mlp_norm));
-        self.add_residual(gguf, compute, norms, out, normed, x);
-        Ok(())
+        project.run(activations, deltas, [(LinearKind::O, &attention.o)], [mixed], |_, _| {}, [out])
     }
 
-    /// The feed-forward block of one layer likewise; leaves the norm of the next layer.
+    /// The feed-forward block of one layer, likewise.
     fn mlp_forward(&self, pass: &mut Pass<'_>, index: usize, layer: &Layer, rows: usize) -> Result<(), ModelError> {
         let Pass { gguf, compute, adapters, scratch, .. } = pass;
         let mlp = &layer.mlp;
         let Scratch { x, normed, gate, up, out, activations, deltas, .. } = &mut **scratch;
         let x = &mut x[..rows * self.hidden];
         let normed = &mut normed[..rows * self.hidden];
+        let out = &mut out[..rows * self.hidden];
         let (gate, up) = (&mut gate[..rows * self.inner], &mut up[..rows * self.inner]);
 
         let project = Projection { gguf, compute, adapters, layer: index };
         let group = [(LinearKind::Gate, &mlp.gate), (LinearKind::Up, &mlp.up)];
-        project.run(activations, deltas, group, normed, [&mut *gate, &mut *up])?;
+        let residual =
+            Residual { gguf, out: Some(&*out), post_norm: layer.attention_post_norm.as_ref(), norm: &layer.mlp_norm };
+        let fill = |row, [normed, x]: [&mut [f32]; 2]| residual.add(row, normed, x);
+        project.run(activations, deltas, group, [normed, x], fill, [&mut *gate, &mut *up])?;
 
-        let chunk = ROWS_OF_A_TASK * self.inner;
-        for_each_chunk(compute.pool(), [(&mut *gate, chunk), (up, chunk)], |_, _, [gate, up]| {
-            mlp.activation.gate(gate, up);
-        });
-        let out = &mut out[..rows * self.hidden];
-        project.run(activations, deltas, [(LinearKind::Down, &mlp.down)], gate, [&mut *out])?;
-        let norms = (layer.mlp_post_norm.as_ref(), self.layers.get(index + 1).map(|next| &next.attention_norm));
-        self.add_residual(gguf, compute, norms, out, normed, x);
-        Ok(())
-    }
-
-    /// x += norm(out), or x += out where the architecture has no norm there; then normed = the norm of x that the next block
-    /// reads, if one follows.
-    fn add_residual(
-        &self,
-        gguf: &Gguf,
-        compute: &Compute,
-        (norm, next): (Option<&RmsNorm>, Option<&RmsNorm>),
-        out: &[f32],
-        normed: &mut [f32],
-        x: &mut [f32],
-    ) {
-        let chunk = ROWS_OF_A_TASK * self.hidden;
-        for_each_chunk(compute.pool(), [(x, chunk), (normed, chunk)], |_, index, [x, normed]| {
-            let rows = x.chunks_exact_mut(self.hidden).zip(normed.chunks_exact_mut(self.hidden));
-            for ((x, normed), out) in rows.zip(out[index * chunk..].chunks_exact(self.hidden)) {
-                match norm {
-                    Some(norm) => {
-                        norm.row(gguf, out, normed);
-                        vector::add(normed, x);
-                    }
-                    None => vector::add(out, x),
-                }
-                if let Some(next) = next {
-                    next.row(gguf, x, normed);
-                }
-            }
-        });
+        let fill = |_, [gate, up]: [&mut [f32]; 2]| mlp.activation.gate(gate, up);
+        project.run(activations, deltas, [(LinearKind::Down, &mlp.down)], [gate, up], fill, [out])
     }
 
     /// Logits of some rows of the batch, one after the other into [`Scratch::logits`], which grows if they are many.
     fn head_forward(&self, pass: &mut Pass<'_>, rows: Range<usize>) -> Result<(), ModelError> {
         let Pass { gguf, compute, scratch, kv, .. } = pass;
-        let Scratch { x, normed, logits, activations, .. } = &mut **scratch;
+        let Scratch { x, normed, out, logits, activations, .. } = &mut **scratch;
         let count = rows.len();
         if logits.len() < count * self.vocab {
             logits.resize(count * self.vocab, 0.0);
         }
         let logits = &mut logits[..count * self.vocab];
         let normed = &mut normed[..count * self.hidden];
-        self.norm.forward(gguf, compute.pool(), &x[rows.start * self.hidden..rows.end * self.hidden], normed);
-        activations.load_for(compute, &[self.head.ty()], count, self.hidden, normed);
+        let span = rows.start * self.hidden..rows.end * self.hidden;
+        let last = self.layers.last();
+        let residual = Residual {
+            gguf,
+            out: last.map(|_| &out[span.clone()]),
+            post_norm: last.and_then(|layer| layer.mlp_post_norm.as_ref()),
+            norm: &self.norm,
+        };
+        let fill = |row, [normed, x]: [&mut [f32]; 2]| residual.add(row, normed, x);
+        activations.load_filled(compute, &[self.head.ty()], count, [normed, &mut x[span]], fill);
         compute.matmul(self.head.matrix(gguf)?, activations, logits);
         for (row, logits) in rows.zip(logits.chunks_exact_mut(self.vocab)) {
             if let Some(cap) = self.logit_soft_cap {
@@ -294,6 +271,33 @@ impl Decoder {
     }
 }
 
+/// What a block begins with: x += norm(out) of the block before, or x += out where the architecture has no norm there, then
+/// the norm of x that the block reads.
+struct Residual<'a> {
+    gguf: &'a Gguf,
+    /// What the block before left, rows × hidden; none before the first.
+    out: Option<&'a [f32]>,
+    post_norm: Option<&'a RmsNorm>,
+    norm: &'a RmsNorm,
+}
+
+impl Residual<'_> {
+    /// One row of the batch; `normed` is written, `x` added to.
+    fn add(&self, row: usize, normed: &mut [f32], x: &mut [f32]) {
+        if let Some(out) = self.out {
+            let out = &out[row * x.len()..][..x.len()];
+            match self.post_norm {
+                Some(norm) => {
+                    norm.row(self.gguf, out, normed);
+                    vector::add(normed, x);
+                }
+                None => vector::add(out, x),
+            }
+        }
+        self.norm.row(self.gguf, x, normed);
+    }
+}
+
 /// What a group of linears that read the same rows is computed with.
 struct Projection<'a> {
     gguf: &'a Gguf,
@@ -303,19 +307,22 @@ struct Projection<'a> {
 }
 
 impl Projection<'_> {
-    /// outs\[i\] = W x + b + Σ weight · ΔW x for every linear of the group: `x` is quantised once, the products are one job of
-    /// the pool, and the adapters share one forward transform a row.
-    fn run<const N: usize>(
+    /// outs\[i\] = W x + b + Σ weight · ΔW x for every linear of the group, `x` being the first of `buffers`, whose rows `fill`
+    /// computes: each is quantised as soon as it is there, the products are one job of the pool, and the adapters share one
+    /// forward transform a row.
+    fn run<const N: usize, const B: usize>(
         &self,
         activations: &mut Activations,
         deltas: &[Mutex<DeltaScratch>],
         group: [(LinearKind, &Linear); N],
-        x: &[f32],
+        mut buffers: [&mut [f32]; B],
+        fill: impl Fn(usize, [&mut [f32]; B]) + Sync,
         mut outs: [&mut [f32]; N],
     ) -> Result<(), ModelError> {
         let Self { gguf, compute, adapters, layer } = *self;
-        let cols = group[0].1.shape().1;
-        activations.load_for(compute, &group.map(|(_, linear)| linear.ty()), x.len() / cols, cols, x);
+        let rows = buffers[0].len() / group[0].1.shape().1;
+        let types = group.map(|(_, linear)| linear.ty());
+        activations.load_filled(compute, &types, rows, buffers.each_mut().map(|buffer| &mut **buffer), fill);
         let mut matrices = [group[0].1.matrix(gguf)?; N];
         for (matrix, (_, linear)) in matrices.iter_mut().zip(group) {
             *matrix = linear.matrix(gguf)?;
@@ -326,7 +333,7 @@ impl Projection<'_> {
         for ((_, linear), out) in group.iter().zip(&mut outs) {
             add_bias(gguf, linear, out);
         }
-        adapters.apply(compute.pool(), deltas, layer, group, x, outs);
+        adapters.apply(compute.pool(), deltas, layer, group, &*buffers[0], outs);
         Ok(())
     }
 }
