@@ -306,7 +306,7 @@ macro_rules! compiled {
                 let mut panel = start;
                 // SAFETY: the caller's promise; the panels lie in the product.
                 unsafe {
-                    while panel + $panels <= end {
+                    while end - panel >= $panels {
                         block::<S, M, $panels>(product, source, row, panel);
                         panel += $panels;
                     }
