@@ -1,6 +1,7 @@
 //! Sixteen f32 lanes in the registers of each instruction set.
 
 use half::f16;
+#[cfg(not(target_arch = "aarch64"))]
 use half::slice::HalfFloatSliceExt;
 
 /// 16 f32 in registers.
@@ -22,9 +23,11 @@ pub(super) trait Lanes: Copy {
 }
 
 /// For CPUs without any of the others.
+#[cfg(not(target_arch = "aarch64"))]
 #[derive(Clone, Copy)]
 pub(super) struct Portable([f32; 16]);
 
+#[cfg(not(target_arch = "aarch64"))]
 impl Lanes for Portable {
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {

@@ -6,6 +6,9 @@
 //! element of C is one chain of multiply-adds in the order of B's rows, so that its value does not depend on what is computed
 //! beside it.
 
+// Register arrays of constant length: indices keep the unrolled loops over several of them in step.
+#![allow(clippy::needless_range_loop)]
+
 mod lanes;
 mod panels;
 mod product;

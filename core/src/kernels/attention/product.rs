@@ -5,7 +5,9 @@ use std::ops::Range;
 use half::f16;
 
 use super::TILE;
-use super::lanes::{Lanes, Portable};
+use super::lanes::Lanes;
+#[cfg(not(target_arch = "aarch64"))]
+use super::lanes::Portable;
 use super::panels::{BLOCK, CacheFormat, Keys, Q8_GROUP, Values};
 
 #[cfg(target_arch = "aarch64")]
@@ -306,7 +308,7 @@ macro_rules! compiled {
                 let mut panel = start;
                 // SAFETY: the caller's promise; the panels lie in the product.
                 unsafe {
-                    while panel + $panels <= end {
+                    while end.saturating_sub(panel) >= $panels {
                         block::<S, M, $panels>(product, source, row, panel);
                         panel += $panels;
                     }
