@@ -40,6 +40,10 @@ lint: _doc
 _doc $RUSTDOCFLAGS="-D warnings":
     cargo doc --release --workspace --no-deps
 
+# Run the core's tests as AArch64 programs under qemu, on a CPU with the optional instructions and on one without
+cross-arm64:
+    .ci/cross-arm64
+
 # Everything that a change must pass
 ci: test lint
 

@@ -36,7 +36,7 @@ pub struct ModelArgs {
 /// How a model is run, wherever it comes from.
 #[derive(Args)]
 pub struct RunArgs {
-    /// Threads [default: one a core]
+    /// Threads [default: one a fast core]
     #[arg(long, short = 't', value_parser = clap::value_parser!(u16).range(1..=512))]
     pub threads: Option<u16>,
     /// Tokens the context holds [default: the model's, at most 4096]

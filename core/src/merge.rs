@@ -14,7 +14,7 @@ use std::path::Path;
 use serde::{Serialize, Serializer};
 
 use crate::gguf::{GgmlType, Gguf, GgufError, Rewrite, TensorInfo};
-use crate::kernels::{KernelError, dequantize};
+use crate::kernels::{Cores, KernelError, dequantize};
 use crate::quantize::{QuantizeError, quantize_row};
 
 /// How adapted tensors are stored.
@@ -40,7 +40,7 @@ pub struct MergeOptions {
 impl Default for MergeOptions {
     /// F16 on every core there is.
     fn default() -> Self {
-        Self { storage: Storage::F16, threads: std::thread::available_parallelism().map_or(1, usize::from) }
+        Self { storage: Storage::F16, threads: Cores::of_this_thread().threads() }
     }
 }
 

@@ -161,6 +161,19 @@ fn fast_kernels_choose_the_same_tokens() {
     }
 }
 
+/// The shortest of the checks here, for emulated CPUs: the kernels chosen for this one, one prompt, all adapters.
+#[test]
+fn the_chosen_kernels_answer_one_prompt() {
+    let fixture = common::fixture_json("smollm2.json");
+    let mut bench = Bench::new(KernelChoice::Auto.resolve().unwrap());
+    let (voice, names) = VOICES[VOICES.len() - 1];
+    bench.speak(names);
+    let prompts = fixture["prompts"].as_array().unwrap();
+    let prompt = prompts.iter().min_by_key(|prompt| ids(&prompt["ids"]).len()).unwrap();
+    let want = prompt["outputs"][voice]["argmax"].as_u64().unwrap() as u32;
+    assert_eq!(argmax(&bench.logits(&ids(&prompt["ids"]))), want, "{}", prompt["prompt"]);
+}
+
 #[test]
 fn fast_kernels_give_pefts_likelihoods() {
     let fixture = common::fixture_json("smollm2.json");

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use timbre::adapter::AdapterFile;
+use timbre::kernels::Cores;
 use timbre::model::{Model, ModelOptions};
 use timbre::spectral::{PlanCache, Transforms, naive};
 
@@ -28,7 +29,7 @@ pub struct Delta {
     /// How it is computed
     #[arg(long, value_enum, default_value = "cpu")]
     backend: Reconstruction,
-    /// Threads [default: one a core]
+    /// Threads [default: one a fast core]
     #[arg(long, short = 't', value_parser = clap::value_parser!(u16).range(1..=512))]
     threads: Option<u16>,
     /// The file to write
@@ -74,8 +75,7 @@ impl Delta {
             let known: Vec<&str> = adapter.modules().map(|(name, _)| name).take(4).collect();
             format!("the adapter has no module {:?}; it has {} and more", self.module, known.join(", "))
         })?;
-        let threads =
-            self.threads.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
+        let threads = self.threads.map_or_else(|| Cores::of_this_thread().threads(), usize::from);
         let begin = std::time::Instant::now();
         let data = match self.backend {
             Reconstruction::Cpu => delta.dense(&Transforms::new(), threads),

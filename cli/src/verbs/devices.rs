@@ -1,7 +1,7 @@
 //! `timbre devices`: what this machine has and what would be used.
 
 use clap::Args;
-use timbre::kernels::{KernelChoice, cpu_features, detected_tiers};
+use timbre::kernels::{Cores, KernelChoice, cpu_features, detected_tiers};
 
 use crate::output::{self, Outcome};
 
@@ -18,6 +18,7 @@ pub struct Devices {
 struct Report {
     architecture: &'static str,
     cores: usize,
+    threads: usize,
     features: Vec<&'static str>,
     tiers: Vec<String>,
     kernels: String,
@@ -26,9 +27,11 @@ struct Report {
 
 impl Devices {
     pub fn run(self) -> Outcome {
+        let cores = Cores::of_this_thread();
         let report = Report {
             architecture: std::env::consts::ARCH,
-            cores: std::thread::available_parallelism()?.get(),
+            cores: cores.allowed().len(),
+            threads: cores.threads(),
             features: cpu_features(),
             tiers: detected_tiers().iter().map(ToString::to_string).collect(),
             kernels: KernelChoice::Auto.resolve()?.to_string(),
@@ -37,7 +40,10 @@ impl Devices {
         if self.json {
             return output::json(&report);
         }
-        output::line(&format!("CPU      {}, {} cores", report.architecture, report.cores))?;
+        output::line(&format!(
+            "CPU      {}, {} cores, {} threads by default",
+            report.architecture, report.cores, report.threads
+        ))?;
         output::line(&format!("features {}", report.features.join(" ")))?;
         output::line(&format!("kernels  {} (of {})", report.kernels, report.tiers.join(", ")))?;
         output::line("GPU      none: this build has no GPU backend")

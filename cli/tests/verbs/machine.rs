@@ -5,7 +5,7 @@ use crate::common::{adapter, command, gemma3, keys, models, run, smollm2, timbre
 #[test]
 fn devices_name_the_kernels() {
     let report = timbre(&["devices", "--json"]).json();
-    assert_eq!(keys(&report), ["architecture", "cores", "features", "tiers", "kernels", "gpus"]);
+    assert_eq!(keys(&report), ["architecture", "cores", "threads", "features", "tiers", "kernels", "gpus"]);
     assert!(report["tiers"].as_array().unwrap().contains(&report["kernels"]), "{report}");
     let shown = timbre(&["devices"]).ok().out;
     for words in ["CPU ", "kernels ", "GPU "] {

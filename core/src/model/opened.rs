@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use crate::adapter::{Adapter, AdapterFile};
 use crate::gguf::{Advice, Gguf};
-use crate::kernels::{Compute, KernelChoice};
+use crate::kernels::{Compute, Cores, KernelChoice};
 use crate::spectral::{PlanCache, Transforms};
 use crate::tokenizer::Tokenizer;
 
@@ -17,7 +17,7 @@ use super::{BoundAdapter, Decoder, KvCache, KvType, ModelError, Scratch, archite
 pub struct ModelOptions {
     /// Which kernels; [`KernelChoice::Auto`] takes the best the CPU has.
     pub kernels: KernelChoice,
-    /// Threads, the caller's included; `None` for one a core.
+    /// Threads, the caller's included; `None` for one a fast core ([`Cores::threads`]).
     pub threads: Option<usize>,
 }
 
@@ -75,9 +75,7 @@ impl Model {
     /// As [`Self::open`].
     pub fn from_gguf(gguf: Arc<Gguf>, options: &ModelOptions) -> Result<Arc<Self>, ModelError> {
         let decoder = architecture::wire(&gguf)?;
-        let threads = options
-            .threads
-            .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get));
+        let threads = options.threads.unwrap_or_else(|| Cores::of_this_thread().threads());
         let compute = Compute::new(options.kernels, threads)?;
         if let Some(table) = gguf.opt_tensor(&decoder.embedding.name)
             && decoder.embedding.name != decoder.head.name

@@ -4,7 +4,7 @@ mod blocks;
 
 use blocks::Rng;
 use timbre::gguf::GgmlType;
-use timbre::kernels::{Activations, Compute, KernelChoice, Matrix, Tier, dequantize, detected_tiers};
+use timbre::kernels::{Activations, Compute, KernelChoice, Matrix, Tier, cpu_features, dequantize, detected_tiers};
 
 /// Rounding to ±127 · 128 steps of a block's largest magnitude is off by at most half a step.
 const HALF_STEP: f64 = 0.5 / (127.0 * 128.0);
@@ -14,6 +14,18 @@ const BLOCK: usize = 32;
 const F32_ROUNDING: f64 = 2e-6;
 
 const BATCHES: [usize; 5] = [1, 2, 3, 5, 17];
+
+/// An emulated CPU is only a test of the run-time choice if that sees what is emulated: `TIMBRE_TEST_CPU` names features that must be
+/// found (`dotprod`) or must not (`-dotprod`), separated by commas.
+#[test]
+fn the_cpu_is_the_one_asked_for() {
+    let features = cpu_features();
+    println!("features {features:?}, tiers {:?}", detected_tiers());
+    for asked in std::env::var("TIMBRE_TEST_CPU").unwrap_or_default().split(',').filter(|asked| !asked.is_empty()) {
+        let (name, wanted) = asked.strip_prefix('-').map_or((asked, true), |name| (name, false));
+        assert_eq!(features.contains(&name), wanted, "{asked} was asked for, {features:?} was found");
+    }
+}
 
 struct Case {
     ty: GgmlType,
