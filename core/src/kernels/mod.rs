@@ -19,7 +19,9 @@ mod matrix;
 mod parallel;
 mod pool;
 mod tier;
+mod transpose;
 pub mod vector;
+mod widest;
 
 pub use activations::Activations;
 pub use attention::{tile_mix, tile_scores};
@@ -31,3 +33,5 @@ pub use matrix::Matrix;
 pub use parallel::for_each_chunk;
 pub use pool::Pool;
 pub use tier::{KernelChoice, Tier, cpu_features, detected_tiers};
+pub use transpose::{TILE, Tile, transpose};
+pub use widest::{Widest, widest};
