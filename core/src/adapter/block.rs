@@ -141,17 +141,19 @@ impl DeltaBlock {
             return fft.clone();
         }
         let fft = self.transforms.lanes(len);
-        match &fft {
-            Some(fft) => {
-                for spectra in [&mut self.input, &mut self.output] {
-                    if spectra.bins.len() < fft.bins() {
-                        spectra.bins.resize(fft.bins(), LaneBin::ZERO);
-                    }
+        if let Some(fft) = &fft {
+            for spectra in [&mut self.input, &mut self.output] {
+                if spectra.bins.len() < fft.bins() {
+                    spectra.bins.resize(fft.bins(), LaneBin::ZERO);
                 }
             }
-            None => self.dense.resize(self.dense.len().max(Self::ROWS * len), 0.0),
         }
         self.planned.push((len, fft.clone()));
+        // Modules with such a length on either side go row by row.
+        if self.planned.iter().any(|(_, fft)| fft.is_none()) {
+            let longest = self.planned.iter().map(|(len, _)| *len).max().unwrap_or(0);
+            self.dense.resize(self.dense.len().max(Self::ROWS * longest), 0.0);
+        }
         fft
     }
 }

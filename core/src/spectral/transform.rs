@@ -76,17 +76,38 @@ macro_rules! for_width {
     };
 }
 
-/// Calls `f` for every output bin that has entries, with where these stand in stored order.
-#[inline(always)]
-fn for_each_target(plan: &Plan, mut f: impl FnMut(usize, std::ops::Range<usize>)) {
-    let (mut targets, mut at) = (&*plan.targets, 0);
-    for &Run { targets: count, entries } in &plan.runs {
-        let (now, rest) = targets.split_at(count);
-        targets = rest;
-        for &target in now {
-            f(target as usize, at..at + entries);
-            at += entries;
+/// The output bins that have entries, and where these stand in stored order. An iterator, not a callback: the body of the
+/// loop over it is compiled where [`Widest`] wants it.
+struct Targets<'a> {
+    runs: std::slice::Iter<'a, Run>,
+    targets: std::slice::Iter<'a, u32>,
+    /// Targets left of the run, and entries of each.
+    left: usize,
+    entries: usize,
+    at: usize,
+}
+
+impl<'a> Targets<'a> {
+    #[inline(always)]
+    fn of(plan: &'a Plan) -> Self {
+        Self { runs: plan.runs.iter(), targets: plan.targets.iter(), left: 0, entries: 0, at: 0 }
+    }
+}
+
+impl Iterator for Targets<'_> {
+    type Item = (usize, std::ops::Range<usize>);
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.left == 0 {
+            let run = self.runs.next()?;
+            (self.left, self.entries) = (run.targets, run.entries);
         }
+        let target = *self.targets.next()? as usize;
+        self.left -= 1;
+        let start = self.at;
+        self.at += self.entries;
+        Some((target, start..self.at))
     }
 }
 
@@ -104,18 +125,78 @@ impl Widest for Apply<'_> {
     #[inline(always)]
     fn run<const F: bool>(self) {
         let Self { plan, stored, scale, input, output } = self;
-        for_width!(plan, |sources| for_each_target(plan, |target, at| {
-            let (mut re, mut im) = (0.0, 0.0);
-            for (&source, &c) in sources[at.clone()].iter().zip(&stored[at]) {
-                let x = input[source.bin()];
-                re = fma::<F>(c, x.re, re);
-                im = fma::<F>(source.signed(c), x.im, im);
+        for_width!(plan, |sources| {
+            let (mut targets, mut sources, mut stored) = (&*plan.targets, &**sources, stored);
+            for &Run { targets: count, entries } in &plan.runs {
+                let now = (take(&mut targets, count), take(&mut sources, count * entries));
+                let run = Bins { targets: now.0, sources: now.1, stored: take(&mut stored, count * entries), scale };
+                match entries {
+                    1 => run.apply::<F, 1>(input, output),
+                    2 => run.apply::<F, 2>(input, output),
+                    3 => run.apply::<F, 3>(input, output),
+                    4 => run.apply::<F, 4>(input, output),
+                    5 => run.apply::<F, 5>(input, output),
+                    6 => run.apply::<F, 6>(input, output),
+                    7 => run.apply::<F, 7>(input, output),
+                    8 => run.apply::<F, 8>(input, output),
+                    many => run.apply_many::<F>(many, input, output),
+                }
             }
-            let z = &mut output[target];
-            z.re = fma::<F>(scale, re, z.re);
-            z.im = fma::<F>(scale, im, z.im);
-        }));
+        });
     }
+}
+
+/// Output bins with equally many entries each.
+struct Bins<'a, S> {
+    targets: &'a [u32],
+    sources: &'a [S],
+    stored: &'a [f32],
+    scale: f32,
+}
+
+impl<S: Source> Bins<'_, S> {
+    /// With the number of entries known, there is no loop over them.
+    #[inline(always)]
+    fn apply<const F: bool, const N: usize>(&self, input: &[Complex32], output: &mut [Complex32]) {
+        let entries = self.sources.as_chunks::<N>().0.iter().zip(self.stored.as_chunks::<N>().0);
+        for (&target, (sources, stored)) in self.targets.iter().zip(entries) {
+            add_bin::<F, S>(sources, stored, self.scale, input, &mut output[target as usize]);
+        }
+    }
+
+    #[inline(always)]
+    fn apply_many<const F: bool>(&self, n: usize, input: &[Complex32], output: &mut [Complex32]) {
+        let entries = self.sources.chunks_exact(n).zip(self.stored.chunks_exact(n));
+        for (&target, (sources, stored)) in self.targets.iter().zip(entries) {
+            add_bin::<F, S>(sources, stored, self.scale, input, &mut output[target as usize]);
+        }
+    }
+}
+
+#[inline(always)]
+fn add_bin<const F: bool, S: Source>(
+    sources: &[S],
+    stored: &[f32],
+    scale: f32,
+    input: &[Complex32],
+    z: &mut Complex32,
+) {
+    let (mut re, mut im) = (0.0, 0.0);
+    for (&source, &c) in sources.iter().zip(stored) {
+        let x = input[source.bin()];
+        re = fma::<F>(c, x.re, re);
+        im = fma::<F>(source.signed(c), x.im, im);
+    }
+    z.re = fma::<F>(scale, re, z.re);
+    z.im = fma::<F>(scale, im, z.im);
+}
+
+/// The first `n` elements of `slice`, which keeps the others.
+#[inline(always)]
+fn take<'s, T>(slice: &mut &'s [T], n: usize) -> &'s [T] {
+    let (first, rest) = slice.split_at(n);
+    *slice = rest;
+    first
 }
 
 struct ApplyLanes<'a> {
@@ -133,7 +214,7 @@ impl Widest for ApplyLanes<'_> {
     fn run<const F: bool>(self) {
         let Self { plan, stored, scale, input, output } = self;
         let (from, to) = (input.fft.slots(), output.fft.slots());
-        for_width!(plan, |sources| for_each_target(plan, |target, at| {
+        for_width!(plan, |sources| for (target, at) in Targets::of(plan) {
             let mut sum = LaneBin::ZERO;
             for (&source, &c) in sources[at.clone()].iter().zip(&stored[at]) {
                 let x = &input.bins[from[source.bin()] as usize];
@@ -148,7 +229,7 @@ impl Widest for ApplyLanes<'_> {
                 z.re[l] = fma::<F>(scale, sum.re[l], z.re[l]);
                 z.im[l] = fma::<F>(scale, sum.im[l], z.im[l]);
             }
-        }));
+        });
     }
 }
 
@@ -166,14 +247,14 @@ impl Widest for Adjoint<'_> {
     #[inline(always)]
     fn run<const F: bool>(self) {
         let Self { plan, stored, scale, upstream, output } = self;
-        for_width!(plan, |sources| for_each_target(plan, |target, at| {
+        for_width!(plan, |sources| for (target, at) in Targets::of(plan) {
             let g = upstream[target] * scale;
             for (&source, &c) in sources[at.clone()].iter().zip(&stored[at]) {
                 let y = &mut output[source.bin()];
                 y.re = fma::<F>(c, g.re, y.re);
                 y.im = fma::<F>(source.signed(c), g.im, y.im);
             }
-        }));
+        });
     }
 }
 
@@ -191,12 +272,12 @@ impl Widest for Gradient<'_> {
     #[inline(always)]
     fn run<const F: bool>(self) {
         let Self { plan, scale, input, upstream, gradient } = self;
-        for_width!(plan, |sources| for_each_target(plan, |target, at| {
+        for_width!(plan, |sources| for (target, at) in Targets::of(plan) {
             let g = upstream[target] * scale;
             for (&source, out) in sources[at.clone()].iter().zip(&mut gradient[at]) {
                 let x = input[source.bin()];
                 *out += fma::<F>(g.re, x.re, source.signed(g.im) * x.im);
             }
-        }));
+        });
     }
 }

@@ -33,8 +33,14 @@ impl LaneBin {
     /// Zero in every lane.
     pub const ZERO: Self = Self { re: [0.0; LANES], im: [0.0; LANES] };
 
+    /// Real and imaginary parts, lane by lane.
+    pub fn from_lanes(of: impl Fn(usize) -> (f32, f32)) -> Self {
+        Self { re: std::array::from_fn(|lane| of(lane).0), im: std::array::from_fn(|lane| of(lane).1) }
+    }
+
+    /// The number in a lane.
     #[inline(always)]
-    fn lane(&self, lane: usize) -> Complex32 {
+    pub fn lane(&self, lane: usize) -> Complex32 {
         Complex32::new(self.re[lane], self.im[lane])
     }
 
@@ -155,15 +161,11 @@ impl LaneFft {
         );
     }
 
-    /// Calls `f` with the two slots of every pair of bins `(k, M − k)`, `0 < k < M/2`, and `e^{−2πi·k/N}`.
+    /// The slots of every pair of bins `(k, M − k)`, `0 < k < M/2`, and `e^{−2πi·k/N}`.
     #[inline(always)]
-    fn for_each_pair(&self, bins: &mut [LaneBin], mut f: impl FnMut(&mut LaneBin, &mut LaneBin, Complex32)) {
-        let pairs = self.slots[1..self.half].iter().zip(self.slots[1..self.half].iter().rev()).zip(&self.turns[1..]);
-        for ((&low, &high), &turn) in pairs.take((self.half - 1) / 2) {
-            if let Ok([low, high]) = bins.get_disjoint_mut([low as usize, high as usize]) {
-                f(low, high, turn);
-            }
-        }
+    fn pairs(&self) -> impl Iterator<Item = ((&u32, &u32), &Complex32)> {
+        let slots = &self.slots[1..self.half];
+        slots.iter().zip(slots.iter().rev()).zip(&self.turns[1..]).take((self.half - 1) / 2)
     }
 
     /// The bin that is its own partner, `M/2`.
@@ -177,7 +179,8 @@ impl LaneFft {
     /// `O = (Z[k] − Z*[M−k])/2i`, the spectra of its even and odd elements, `X[k] = E + w·O` and `X[M−k] = (E − w·O)*`.
     #[inline(always)]
     fn split<const F: bool>(&self, bins: &mut [LaneBin]) {
-        self.for_each_pair(bins, |low, high, w| {
+        for ((&low, &high), w) in self.pairs() {
+            let Ok([low, high]) = bins.get_disjoint_mut([low as usize, high as usize]) else { continue };
             let w = w * 0.5;
             for l in 0..LANES {
                 let (a, b) = (low.lane(l), high.lane(l));
@@ -186,7 +189,7 @@ impl LaneFft {
                 low.set(l, even + odd);
                 high.set(l, (even - odd).conj());
             }
-        });
+        }
         if let Some(middle) = self.middle(bins) {
             middle.im.iter_mut().for_each(|im| *im = -*im);
         }
@@ -203,7 +206,8 @@ impl LaneFft {
     /// that follows into its inverse: `S + i·w*·D` and `(S − i·w*·D)*` with `S, D = Y[k] ± Y*[M−k]`.
     #[inline(always)]
     fn merge<const F: bool>(&self, bins: &mut [LaneBin]) {
-        self.for_each_pair(bins, |low, high, w| {
+        for ((&low, &high), w) in self.pairs() {
+            let Ok([low, high]) = bins.get_disjoint_mut([low as usize, high as usize]) else { continue };
             for l in 0..LANES {
                 let (a, b) = (low.lane(l), high.lane(l));
                 let sum = Complex32::new(a.re + b.re, a.im - b.im);
@@ -213,7 +217,7 @@ impl LaneFft {
                 low.set(l, Complex32::new(z.im, z.re));
                 high.set(l, Complex32::new(-y.im, y.re));
             }
-        });
+        }
         if let Some(middle) = self.middle(bins) {
             for l in 0..LANES {
                 let z = middle.lane(l) * 2.0;
