@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use adapter_support::{coefficients, planned, shape};
 use spectral_support::relative_error;
-use timbre::adapter::{Delta, DeltaScratch, FourierDelta, RowOrder};
+use timbre::adapter::{Delta, DeltaBlock, DeltaScratch, FourierDelta, RowOrder};
 use timbre::spectral::{Entries, Plan, PlanCache, Shape, SpectralError, Transforms};
 
 thread_local! {
@@ -276,4 +276,78 @@ fn coefficients_survive_the_stored_order() {
     // A module costs its coefficients; 10 % is what everything about it may add.
     let module = planned("m", Arc::new(Plan::new(Arc::new(Entries::seeded(shape(40, 30), 200, 3).unwrap()))), &c, 1.0);
     assert!(module.delta.bytes() <= 4 * 200 + 64);
+}
+
+/// What `applied` leaves of rows of zeros, `count` rows of x starting with row `first` of a fixed sequence.
+fn in_block(
+    block: &mut DeltaBlock,
+    deltas: &[(&dyn Delta, f32)],
+    order: Option<&RowOrder>,
+    first: usize,
+    count: usize,
+) -> Vec<f32> {
+    let (d1, d2) = (deltas[0].0.shape().rows(), deltas[0].0.shape().cols());
+    let x: Vec<f32> = (first..first + count).flat_map(|token| row(d2, token)).collect();
+    let mut y = vec![0.0; count * d1];
+    block.begin_input();
+    block.begin_output();
+    for (delta, weight) in deltas {
+        delta.apply_rows(*weight, &x, block);
+    }
+    block.finish(&mut y, d1, order);
+    y
+}
+
+#[test]
+fn a_block_is_its_rows_and_a_row_does_not_depend_on_its_block() {
+    let order = RowOrder::llama_rope(3, 64).unwrap();
+    // Lengths with a transform for blocks, without one on either side, and more entries than a bin's unrolled sums take.
+    for (d1, d2, n) in [(192, 576, 1000), (192, 70, 40), (192, 33, 60), (192, 22, 50), (192, 16, 900)] {
+        let spectral = delta(Arc::new(Plan::new(Arc::new(Entries::seeded(shape(d1, d2), n, 3).unwrap()))), 5, 300.0);
+        let other = delta(Arc::new(Plan::new(Arc::new(Entries::seeded(shape(d1, d2), n, 4).unwrap()))), 6, -90.0);
+        let outer = Outer(row(d1, 1), row(d2, 2));
+        let transforms = Arc::new(Transforms::new());
+        let mut block = DeltaBlock::new(Arc::clone(&transforms), [d1, d2]);
+        for deltas in [&[(&spectral as &dyn Delta, 0.75), (&other, -1.5)][..], &[(&spectral, 1.0), (&outer, 0.01)]] {
+            let all = in_block(&mut block, deltas, Some(&order), 0, DeltaBlock::ROWS);
+            for count in [1, 2, 7, 15] {
+                for first in [0, DeltaBlock::ROWS - count] {
+                    let some = in_block(&mut block, deltas, Some(&order), first, count);
+                    assert_eq!(some, all[first * d1..][..count * d1], "{d1}x{d2}, {count} rows from {first}");
+                }
+            }
+            for (token, y) in all.chunks(d1).enumerate() {
+                let mut scratch = DeltaScratch::new(Arc::clone(&transforms), [d1, d2]);
+                let (x, mut one) = (row(d2, token), vec![0.0; d1]);
+                scratch.begin_output();
+                deltas.iter().for_each(|(delta, weight)| delta.apply(*weight, &x, &mut scratch));
+                scratch.finish(&mut one, Some(&order));
+                // Not the same bits: the planners' transforms add in another order.
+                let error = relative_error(y, &one.iter().map(|&v| f64::from(v)).collect::<Vec<_>>());
+                assert!(error < 2e-6, "{d1}x{d2}, row {token}: {error:e}");
+                let mut expected = vec![0.0; d1];
+                let plain = dense(&vec![0.0; d1], &x, deltas);
+                order.to_file().iter().zip(plain).for_each(|(&to, v)| expected[to as usize] = v);
+                assert!(relative_error(y, &expected) < 1e-5, "{d1}x{d2}, row {token}");
+            }
+        }
+    }
+}
+
+#[test]
+fn planned_lengths_never_allocate_in_blocks_either() {
+    let cache = PlanCache::new();
+    for d2 in [576, 577] {
+        let delta = delta(cache.seeded(shape(192, d2), 500, 1).unwrap(), 1, 300.0);
+        let mut block = DeltaBlock::new(Arc::new(Transforms::new()), [192, d2]);
+        let (x, mut y) = (row(16 * d2, 1), row(16 * 192, 3));
+        let before = ALLOCATIONS.with(Cell::get);
+        for rows in [16, 5] {
+            block.begin_input();
+            block.begin_output();
+            delta.apply_rows(1.0, &x[..rows * d2], &mut block);
+            block.finish(&mut y[..rows * 192], 192, None);
+        }
+        assert_eq!(ALLOCATIONS.with(Cell::get), before);
+    }
 }

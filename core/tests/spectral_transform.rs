@@ -73,7 +73,7 @@ fn everything_agrees_with_peft() {
 
 #[test]
 fn wide_bins_work_too() {
-    // Past 131 070 features a bin's index takes four bytes.
+    // Past 65 535 features a bin's index takes four bytes.
     let d1 = 131_074;
     let at = entries(d1, 3, &[(65_537, 1), (65_536, 2), (131_073, 0), (1, 1), (0, 0)]);
     let c = [0.5, -1.0, 2.0, 0.25, 1.5];

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::spectral::{Shape, Transforms};
 
-use super::{DeltaScratch, FourierDelta};
+use super::{DeltaBlock, DeltaScratch, FourierDelta};
 
 /// One module's change `ΔW` (d1 outputs × d2 inputs), whatever it is made of.
 ///
@@ -19,6 +19,7 @@ use super::{DeltaScratch, FourierDelta};
 /// }
 /// ```
 ///
+/// or, for many rows, the same with a [`DeltaBlock`] and [`apply_rows`](Delta::apply_rows);
 /// and backward, with `begin_upstream` for a new `g = ∂L/∂h`, [`gradient`](Delta::gradient) for the parameters and
 /// [`adjoint`](Delta::adjoint) for `∂L/∂x`. Nothing is allocated once the scratch knows the lengths.
 pub trait Delta: Send + Sync + fmt::Debug {
@@ -36,6 +37,15 @@ pub trait Delta: Send + Sync + fmt::Debug {
     /// # Panics
     /// If `x` does not have d2 elements, or another change with another number of outputs was added before.
     fn apply(&self, weight: f32, x: &[f32], scratch: &mut DeltaScratch);
+
+    /// Adds `weight · ΔWx` to the block's output for each of the rows `x` (row-major, 1 to [`DeltaBlock::ROWS`] of them).
+    ///
+    /// # Panics
+    /// If `x` is no whole number of rows of d2 elements, or another change with another number of outputs was added before.
+    fn apply_rows(&self, weight: f32, x: &[f32], block: &mut DeltaBlock) {
+        let (d1, d2) = (self.shape().rows(), self.shape().cols());
+        block.each_row(x, d2, d1, |x, scratch| self.apply(weight, x, scratch));
+    }
 
     /// Adds `weight · ΔWᵀg` to the scratch's output.
     ///

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::spectral::{Entries, Plan, Shape, SpectralError, Transforms, reconstruct, transform};
 
-use super::{Delta, DeltaScratch, Side};
+use super::{Delta, DeltaBlock, DeltaScratch, Side};
 
 /// `ΔW = α · Re(IDFT2(F))` with `n` coefficients at the positions of a shared [`Plan`]. Immutable.
 ///
@@ -91,6 +91,16 @@ impl Delta for FourierDelta {
         assert_eq!(x.len(), self.shape().cols(), "inputs of a {} module", self.shape());
         let (input, output) = scratch.spectra(Side::Input, x, self.shape().rows());
         transform::apply(&self.plan, &self.stored, self.scaled(weight), input, output);
+    }
+
+    fn apply_rows(&self, weight: f32, x: &[f32], block: &mut DeltaBlock) {
+        let (d1, d2) = (self.shape().rows(), self.shape().cols());
+        match block.spectra(x, d2, d1) {
+            Some((input, output)) => {
+                transform::apply_lanes(&self.plan, &self.stored, self.scaled(weight), input, output);
+            }
+            None => block.each_row(x, d2, d1, |x, scratch| self.apply(weight, x, scratch)),
+        }
     }
 
     fn adjoint(&self, weight: f32, g: &[f32], scratch: &mut DeltaScratch) {

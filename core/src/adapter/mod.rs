@@ -2,11 +2,12 @@
 //!
 //! [`AdapterFile`] reads a PEFT directory or a single `.safetensors` file and checks everything that can be
 //! checked without a model, writes either and mixes; [`AdapterFile::resolve`] brings in the shapes of the modules and
-//! yields an [`Adapter`], whole or not at all, and [`Adapter::to_file`] is the way back. [`Delta`] is what a module's change can do, whatever its kind, and [`DeltaScratch`] what that
-//! takes per thread. [`mix`](mix()) adds adapters in memory up, [`Registry`] holds loaded ones by alias.
+//! yields an [`Adapter`], whole or not at all, and [`Adapter::to_file`] is the way back. [`Delta`] is what a module's change can do, whatever its kind, and [`DeltaScratch`] and
+//! [`DeltaBlock`] what that takes per thread. [`mix`](mix()) adds adapters in memory up, [`Registry`] holds loaded ones by alias.
 //!
 //! This room imports from [`spectral`](crate::spectral) and [`durable`](crate::durable).
 
+mod block;
 mod config;
 mod delta;
 mod disk;
@@ -25,6 +26,7 @@ mod summary;
 mod tensors;
 mod value;
 
+pub use block::DeltaBlock;
 pub use config::{Names, PeftConfig};
 pub use delta::Delta;
 pub use error::AdapterError;

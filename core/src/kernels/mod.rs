@@ -22,7 +22,9 @@ mod panel;
 mod parallel;
 mod pool;
 mod tier;
+mod transpose;
 pub mod vector;
+mod widest;
 
 pub use activations::Activations;
 pub use aligned::Aligned;
@@ -35,3 +37,5 @@ pub use matrix::Matrix;
 pub use parallel::for_each_chunk;
 pub use pool::Pool;
 pub use tier::{KernelChoice, Tier, cpu_features, detected_tiers};
+pub use transpose::{TILE, Tile, transpose};
+pub use widest::{Widest, widest};

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::adapter::{Adapter, AdapterError, Delta, DeltaScratch};
+use crate::adapter::{Adapter, AdapterError, Delta, DeltaBlock};
 use crate::kernels::{Pool, for_each_chunk};
 
 use super::weights::{Linear, LinearKind};
@@ -175,7 +175,7 @@ impl ActiveAdapters {
     pub(super) fn apply<const N: usize>(
         &self,
         pool: &Pool,
-        scratch: &[Mutex<DeltaScratch>],
+        scratch: &[Mutex<DeltaBlock>],
         layer: usize,
         group: [(LinearKind, &Linear); N],
         x: &[f32],
@@ -187,23 +187,32 @@ impl ActiveAdapters {
             return;
         }
         let cols = group[0].1.shape().1;
-        let mut lengths = group.iter().map(|(_, linear)| linear.shape().0);
-        let outputs = outs.map(|out| (out, lengths.next().unwrap_or(1)));
-        for_each_chunk(pool, outputs, |worker, row, outs| {
-            let x = &x[row * cols..][..cols];
+        // A single row takes the transforms of one row; any others go in blocks, whose rows do not depend on each other.
+        let block = if x.len() == cols { 1 } else { DeltaBlock::ROWS };
+        let lengths = group.map(|(_, linear)| linear.shape().0);
+        let mut chunks = lengths.iter().map(|len| len * block);
+        let outputs = outs.map(|out| (out, chunks.next().unwrap_or(1)));
+        for_each_chunk(pool, outputs, |worker, index, outs| {
+            let x = x.chunks(block * cols).nth(index).unwrap_or_default();
             let mut scratch = scratch[worker].lock().unwrap_or_else(PoisonError::into_inner);
             scratch.begin_input();
+            scratch.row().begin_input();
             for ((kind, linear), out) in group.iter().zip(outs) {
                 if !touched(&(*kind, linear)) {
                     continue;
                 }
-                scratch.begin_output();
-                for (bound, weight) in &self.list {
-                    if let Some(delta) = bound.delta(layer, *kind) {
-                        delta.apply(*weight, x, &mut scratch);
-                    }
+                let deltas = self.list.iter().filter_map(|(bound, weight)| Some((bound.delta(layer, *kind)?, *weight)));
+                let order = linear.row_order.as_deref();
+                if block == 1 {
+                    let row = scratch.row();
+                    row.begin_output();
+                    deltas.for_each(|(delta, weight)| delta.apply(weight, x, row));
+                    row.finish(out, order);
+                } else {
+                    scratch.begin_output();
+                    deltas.for_each(|(delta, weight)| delta.apply_rows(weight, x, &mut scratch));
+                    scratch.finish(out, linear.shape().0, order);
                 }
-                scratch.finish(out, linear.row_order.as_deref());
             }
         });
     }

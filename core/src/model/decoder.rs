@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Mutex;
 
-use crate::adapter::DeltaScratch;
+use crate::adapter::DeltaBlock;
 use crate::gguf::Gguf;
 use crate::kernels::{Activations, Compute, dequantize, for_each_chunk, vector};
 
@@ -313,7 +313,7 @@ impl Projection<'_> {
     fn run<const N: usize, const B: usize>(
         &self,
         activations: &mut Activations,
-        deltas: &[Mutex<DeltaScratch>],
+        deltas: &[Mutex<DeltaBlock>],
         group: [(LinearKind, &Linear); N],
         mut buffers: [&mut [f32]; B],
         fill: impl Fn(usize, [&mut [f32]; B]) + Sync,

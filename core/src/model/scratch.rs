@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use crate::adapter::DeltaScratch;
+use crate::adapter::DeltaBlock;
 use crate::kernels::{Activations, Compute};
 use crate::spectral::Transforms;
 
@@ -31,7 +31,7 @@ pub struct Scratch {
     vocab: usize,
     pub(super) activations: Activations,
     /// One a worker; a worker locks only its own.
-    pub(super) deltas: Vec<Mutex<DeltaScratch>>,
+    pub(super) deltas: Vec<Mutex<DeltaBlock>>,
     pub(super) attention: AttentionScratch,
 }
 
@@ -52,7 +52,7 @@ impl Scratch {
             let linears = decoder.layers.iter().flat_map(|l| super::LinearKind::ALL.map(|kind| l.linear(kind).shape()));
             linears.flat_map(|(rows, cols)| [rows, cols])
         };
-        let delta = || Mutex::new(DeltaScratch::new(transforms.clone(), lengths()));
+        let delta = || Mutex::new(DeltaBlock::new(transforms.clone(), lengths()));
         let workers = compute.threads();
         Self {
             batch,

@@ -1,26 +1,39 @@
 //! Real transforms, planned once per length and shared.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use num_complex::Complex32;
 use realfft::{ComplexToReal, RealFftPlanner, RealToComplex};
 
+use super::LaneFft;
+
 /// Plans real transforms and keeps them: one length is planned once, whoever asks.
 pub struct Transforms {
     planner: Mutex<RealFftPlanner<f32>>,
+    /// `None` for lengths that have none.
+    lanes: Mutex<HashMap<usize, Option<Arc<LaneFft>>>>,
 }
 
 impl Transforms {
     /// An empty cache of plans.
     pub fn new() -> Self {
-        Self { planner: Mutex::new(RealFftPlanner::new()) }
+        Self { planner: Mutex::new(RealFftPlanner::new()), lanes: Mutex::default() }
     }
 
     /// The transforms of length `len ≥ 1`. A first use plans them (tens of µs); later ones look them up.
     pub fn real(&self, len: usize) -> RealFft {
         let mut planner = self.planner.lock().unwrap_or_else(PoisonError::into_inner);
         RealFft { forward: planner.plan_fft_forward(len), inverse: planner.plan_fft_inverse(len), len }
+    }
+}
+
+impl Transforms {
+    /// The transforms of length `len` of many rows at once, for the lengths [`LaneFft::new`] plans.
+    pub fn lanes(&self, len: usize) -> Option<Arc<LaneFft>> {
+        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        lanes.entry(len).or_insert_with(|| LaneFft::new(len).map(Arc::new)).clone()
     }
 }
 

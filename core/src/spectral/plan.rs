@@ -9,57 +9,77 @@ use super::{Entries, Shape, SpectralError};
 /// An entry `(j, k)` multiplies frequency `k` of the input and adds to frequency `j` of the output. Real signals have
 /// only half of each: a frequency above the half is the conjugate of its mirror. So an entry becomes a bin of the
 /// output half, a bin of the input half, and whether the imaginary part keeps its sign between them. Entries are
-/// *stored* in the order in which that is fastest (those that keep the sign first, then by input bin);
-/// coefficients are brought into it once, by [`Plan::to_stored`].
+/// *stored* by output bin, so that a bin's sum stays in registers, and bins with equally many entries stand
+/// together, so that how often the loop over them runs can be predicted; coefficients are brought into this order once,
+/// by [`Plan::to_stored`].
 #[derive(Debug)]
 pub struct Plan {
     entries: Arc<Entries>,
-    pub(super) bins: Bins,
-    /// How many entries, the first ones in stored order, keep the sign of the imaginary part.
-    pub(super) keep: usize,
+    /// Output bins that have entries, in stored order.
+    pub(super) targets: Box<[u32]>,
+    /// How many of the next `targets` have how many entries each.
+    pub(super) runs: Box<[Run]>,
+    /// The input bin of each entry, in stored order.
+    pub(super) sources: Sources,
     /// Stored position to entry number.
     order: Box<[u32]>,
 }
 
-/// Output (`rows`) and input (`cols`) bins in stored order. Two bytes do for sides up to 131 070.
+/// `targets` output bins with `entries` entries each.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Run {
+    pub targets: usize,
+    pub entries: usize,
+}
+
+/// Input bins, and in the highest bit whether the imaginary part changes its sign. Two bytes do for sides up to 65 535.
 #[derive(Debug)]
-pub(super) enum Bins {
-    Narrow { rows: Box<[u16]>, cols: Box<[u16]> },
-    Wide { rows: Box<[u32]>, cols: Box<[u32]> },
+pub(super) enum Sources {
+    Narrow(Box<[u16]>),
+    Wide(Box<[u32]>),
 }
 
 impl Plan {
     /// Prepares `entries`. O(n log n).
     pub fn new(entries: Arc<Entries>) -> Self {
         let (d1, d2) = (entries.shape().rows() as u32, entries.shape().cols() as u32);
-        let mut folded: Vec<(bool, u32, u32, u32)> = entries
+        let mut folded: Vec<Folded> = entries
             .rows()
             .iter()
             .zip(entries.cols())
             .zip(0u32..)
             .map(|((&j, &k), number)| {
-                let (row, row_mirrored) = fold(j, d1);
-                let (col, col_mirrored) = fold(k, d2);
+                let (target, target_mirrored) = fold(j, d1);
+                let (source, source_mirrored) = fold(k, d2);
                 // The library's transform has the opposite sign in its exponent, so a bin of the input is the
                 // conjugate of the frequency unless mirrored; mirroring an output frequency conjugates once more.
-                (row_mirrored == col_mirrored, col, row, number)
+                Folded { of_target: 0, target, source, flips: target_mirrored == source_mirrored, number }
             })
             .collect();
-        // `false` sorts first: mirrored on one side only keeps the sign.
+        folded.sort_unstable_by_key(|e| e.target);
+        for bin in folded.chunk_by_mut(|a, b| a.target == b.target) {
+            let of_target = bin.len() as u32;
+            bin.iter_mut().for_each(|e| e.of_target = of_target);
+        }
         folded.sort_unstable();
-        let keep = folded.partition_point(|e| !e.0);
-        let bins = if d1.max(d2) / 2 <= u32::from(u16::MAX) {
-            // The test above is that both bins fit.
-            let rows = folded.iter().map(|e| e.2 as u16).collect();
-            let cols = folded.iter().map(|e| e.1 as u16).collect();
-            Bins::Narrow { rows, cols }
+
+        let mut targets = Vec::new();
+        let mut runs: Vec<Run> = Vec::new();
+        for bin in folded.chunk_by(|a, b| a.target == b.target) {
+            targets.push(bin[0].target);
+            match runs.last_mut() {
+                Some(run) if run.entries == bin.len() => run.targets += 1,
+                _ => runs.push(Run { targets: 1, entries: bin.len() }),
+            }
+        }
+        let sources = if d2 / 2 < u32::from(u16::FLIP) {
+            // The test above is that the bin fits below the highest bit.
+            Sources::Narrow(folded.iter().map(|e| e.source as u16 | if e.flips { u16::FLIP } else { 0 }).collect())
         } else {
-            let rows = folded.iter().map(|e| e.2).collect();
-            let cols = folded.iter().map(|e| e.1).collect();
-            Bins::Wide { rows, cols }
+            Sources::Wide(folded.iter().map(|e| e.source | if e.flips { u32::FLIP } else { 0 }).collect())
         };
-        let order = folded.iter().map(|e| e.3).collect();
-        Self { entries, bins, keep, order }
+        let order = folded.iter().map(|e| e.number).collect();
+        Self { entries, targets: targets.into(), runs: runs.into(), sources, order }
     }
 
     /// The positions, in entry order.
@@ -107,12 +127,12 @@ impl Plan {
 
     /// Bytes of heap this plan and its entries hold.
     pub fn bytes(&self) -> usize {
-        let bin = match self.bins {
-            Bins::Narrow { .. } => 2,
-            Bins::Wide { .. } => 4,
+        let sources = match &self.sources {
+            Sources::Narrow(sources) => size_of_val(&**sources),
+            Sources::Wide(sources) => size_of_val(&**sources),
         };
-        // Rows and columns as entries, their bins, and the order.
-        self.len() * (2 * 4 + 2 * bin + 4)
+        // Rows and columns as entries, and the order.
+        self.len() * (2 * 4 + 4) + sources + size_of_val(&*self.targets) + size_of_val(&*self.runs)
     }
 
     fn check(&self, values: &[f32]) -> Result<(), SpectralError> {
@@ -120,6 +140,57 @@ impl Plan {
             return Ok(());
         }
         Err(SpectralError::Length { what: "coefficients", expected: self.len(), found: values.len() })
+    }
+}
+
+/// An entry on half spectra, in stored order.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Folded {
+    /// Entries of the same target.
+    of_target: u32,
+    target: u32,
+    source: u32,
+    flips: bool,
+    number: u32,
+}
+
+/// An input bin and a sign, two or four bytes wide.
+pub(super) trait Source: Copy {
+    /// The bit of the sign.
+    const FLIP: Self;
+
+    /// The bin.
+    fn bin(self) -> usize;
+
+    /// `value`, with the sign that an imaginary part gets.
+    fn signed(self, value: f32) -> f32;
+}
+
+impl Source for u16 {
+    const FLIP: Self = 1 << 15;
+
+    #[inline(always)]
+    fn bin(self) -> usize {
+        usize::from(self & !Self::FLIP)
+    }
+
+    #[inline(always)]
+    fn signed(self, value: f32) -> f32 {
+        f32::from_bits(value.to_bits() ^ u32::from(self & Self::FLIP) << 16)
+    }
+}
+
+impl Source for u32 {
+    const FLIP: Self = 1 << 31;
+
+    #[inline(always)]
+    fn bin(self) -> usize {
+        (self & !Self::FLIP) as usize
+    }
+
+    #[inline(always)]
+    fn signed(self, value: f32) -> f32 {
+        f32::from_bits(value.to_bits() ^ self & Self::FLIP)
     }
 }
 

@@ -1,9 +1,8 @@
-//! The change as a dense matrix.
+//! Any number of entries: a pruned row–column transform on half of everything.
 //!
-//! A pruned row–column transform on half of everything. A real signal's frequencies above the half fold onto
-//! their mirror, so `ΔW` has at most `d1/2 + 1` different rows of frequencies, of which only those that hold an entry
-//! are transformed (pass 1, along a row), and `ΔW[p, q] = ΔW[−p, −q]`, so only columns `q ≤ d2/2` are (pass 2, down a
-//! column).
+//! A real signal's frequencies above the half fold onto their mirror, so `ΔW` has at most `d1/2 + 1` different rows of
+//! frequencies, of which only those that hold an entry are transformed (pass 1, along a row), and
+//! `ΔW[p, q] = ΔW[−p, −q]`, so only columns `q ≤ d2/2` are (pass 2, down a column).
 //!
 //! Both passes live in the output itself: after pass 1 the row of frequency `b` holds bin `q`'s real part at column `q`
 //! and its imaginary part at column `d2 − q`, which are the two columns that pass 2 turns bin `q` into. What is
@@ -11,8 +10,9 @@
 
 use num_complex::Complex32;
 
-use super::plan::fold;
-use super::{Entries, RealFft, SpectralError, Transforms};
+use super::for_each_part;
+use crate::spectral::plan::fold;
+use crate::spectral::{Entries, RealFft, Transforms};
 
 /// Columns gathered together in pass 2, at most: a cache line of f32.
 const BLOCK: usize = 16;
@@ -23,55 +23,22 @@ const PANEL_SHARE: usize = 32;
 /// Columns for each thread, so that the blocks they gather stay as small a part of the output.
 const THREAD_COLUMNS: usize = 512;
 
-/// Elements of the output for each thread beyond the first.
-const THREAD_SHARE: usize = 1 << 20;
-
-/// `ΔW` in f32, row-major `[d1, d2]`: see [`reconstruct_into`].
-///
-/// # Errors
-/// As [`reconstruct_into`].
-pub fn reconstruct(
-    entries: &Entries,
-    coefficients: &[f32],
-    alpha: f64,
-    transforms: &Transforms,
-    threads: usize,
-) -> Result<Vec<f32>, SpectralError> {
-    let mut out = vec![0.0; entries.shape().rows() * entries.shape().cols()];
-    reconstruct_into(entries, coefficients, alpha, transforms, threads, &mut out)?;
-    Ok(out)
-}
-
-/// Writes `ΔW = α · Re(IDFT2(F))` to `out`, row-major `[d1, d2]`, with `coefficients` in entry order, on up to
-/// `threads` threads (0 and 1 both mean the caller's own). From 256 inputs up it needs less than 10 % of
-/// the output's size besides it.
-///
-/// # Errors
-/// [`SpectralError::Length`] unless there is one coefficient per entry and `out` holds `d1·d2` values.
-pub fn reconstruct_into(
+/// Writes `ΔW` to `out`, for one coefficient per entry and `d1·d2` values.
+pub(super) fn write(
     entries: &Entries,
     coefficients: &[f32],
     alpha: f64,
     transforms: &Transforms,
     threads: usize,
     out: &mut [f32],
-) -> Result<(), SpectralError> {
+) {
     let (d1, d2) = (entries.shape().rows(), entries.shape().cols());
-    check("coefficients", entries.len(), coefficients.len())?;
-    check("output", d1 * d2, out.len())?;
     let (down, across) = (transforms.real(d1), transforms.real(d2));
-    // Threads are started for every panel: a small weight is done before they would be.
-    let threads = threads.min(1 + d1 * d2 / THREAD_SHARE).min(d2 / THREAD_COLUMNS).max(1);
-
+    let threads = threads.min(d2 / THREAD_COLUMNS).max(1);
     out.fill(0.0);
     let used = fold_entries(entries, coefficients, alpha, out);
     rows_pass(&across, &used, threads, out);
     columns_pass(&down, d2, threads, out);
-    Ok(())
-}
-
-fn check(what: &'static str, expected: usize, found: usize) -> Result<(), SpectralError> {
-    if expected == found { Ok(()) } else { Err(SpectralError::Length { what, expected, found }) }
 }
 
 /// Adds every entry, scaled, to its folded row of frequencies; returns which of the `d1/2 + 1` rows hold any.
@@ -174,22 +141,6 @@ fn write_columns(d1: usize, d2: usize, range: std::ops::Range<usize>, panel: &[f
                 // For the column that is its own mirror this writes the same value again, but for rounding.
                 row[d2 - q] = column[mirrored];
             }
-        }
-    }
-}
-
-/// Runs `work` on each part: on a thread each, or on this one when there is to be only one.
-fn for_each_part<'scope, 'env, T: Send + 'scope>(
-    scope: &'scope std::thread::Scope<'scope, 'env>,
-    threads: usize,
-    parts: impl Iterator<Item = T>,
-    work: impl Fn(T) + Copy + Send + 'scope,
-) {
-    for part in parts {
-        if threads == 1 {
-            work(part);
-        } else {
-            scope.spawn(move || work(part));
         }
     }
 }
