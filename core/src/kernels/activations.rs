@@ -327,11 +327,16 @@ pub(super) fn quantise_row(x: &[f32], lanes: &mut [i8], fine: &mut [i8], scales:
     for (x, ((planes, scales), sums)) in x.iter().zip(&mut blocks) {
         quantise_block(x, planes, scales, sums);
     }
-    let mut last = [0.0; BLOCK];
-    last[..rest.len()].copy_from_slice(rest);
-    for ((planes, scales), sums) in blocks {
+    if !rest.is_empty()
+        && let Some(((planes, scales), sums)) = blocks.next()
+    {
+        let mut last = [0.0; BLOCK];
+        last[..rest.len()].copy_from_slice(rest);
         quantise_block(&last, planes, scales, sums);
-        last = [0.0; BLOCK];
+    }
+    for (((lanes, fine), scales), sums) in blocks {
+        (*lanes, *fine) = ([0; BLOCK], [0; BLOCK]);
+        (*scales, *sums) = ([0.0; BLOCK / GROUP], [0.0; BLOCK / GROUP]);
     }
 }
 
