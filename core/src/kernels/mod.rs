@@ -11,6 +11,7 @@ mod multiversion;
 
 mod activations;
 mod attention;
+pub mod ceiling;
 mod compute;
 mod error;
 mod formats;
