@@ -4,6 +4,8 @@
 export TIMBRE_TEST_MODELS := env("TIMBRE_TEST_MODELS", justfile_directory() / "target/models")
 # Where the Python checks find their packages: nothing is installed outside target/.
 python_packages := justfile_directory() / "target/python"
+# Python with llama-cpp-python, the peer of the benches.
+peers_python := env("TIMBRE_PEERS_PYTHON", justfile_directory() / "target/peers/bin/python")
 python := if os() == "windows" { "python" } else { "python3" }
 
 _list:
@@ -54,3 +56,17 @@ fuzz-check:
 # Measure: every kernel, then latency, memory and swaps of whole models
 bench *arguments: models
     cargo bench -p timbre-benches {{ arguments }}
+
+# Measure beside llama.cpp (built for this machine, once) and candle on the same files, then draw the chart; Linux only
+bench-peers *arguments: models _peers && bench-chart
+    {{ peers_python }} benches/peers/compare.py --model "{{ TIMBRE_TEST_MODELS }}/SmolLM2-135M-Instruct.Q4_1.gguf" --adapter assets/adapters/devil --out benches/results/smollm2-q4_1.json {{ arguments }}
+    {{ peers_python }} benches/peers/compare.py --model "{{ TIMBRE_TEST_MODELS }}/gemma-3-270m-Q4_K_M.gguf" --out benches/results/gemma3-q4_k_m.json {{ arguments }}
+
+_peers:
+    {{ peers_python }} -c "import llama_cpp" || { {{ python }} -m venv target/peers && CMAKE_ARGS="-DGGML_NATIVE=ON" target/peers/bin/python -m pip install llama-cpp-python==0.3.36; }
+    cargo build --release -p timbre-cli
+    cargo build --release -p timbre-benches --examples
+
+# Draw benches/results/chart.svg from what bench-peers recorded
+bench-chart:
+    cargo run --release -p timbre-benches --example chart

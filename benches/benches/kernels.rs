@@ -1,10 +1,11 @@
-//! Products with quantised weights, per storage type and tier: decode (one row) in GB/s, prefill (128 rows) in GOP/s.
+//! Products with quantised weights, per storage type and tier: decode (one row) in GB/s, from the caches on one thread and from
+//! memory on all of them, and prefill (128 rows) in GOP/s; the machine's ceilings are printed before each tier.
 
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use timbre::gguf::GgmlType;
-use timbre::kernels::{Activations, Compute, KernelChoice, Matrix, Tier, detected_tiers};
+use timbre::kernels::{Activations, Compute, KernelChoice, Matrix, Tier, ceiling, detected_tiers};
 use timbre::quantize::quantize_row;
 use timbre_benches::noise;
 
@@ -12,6 +13,8 @@ use timbre_benches::noise;
 const ROWS: usize = 1536;
 const COLS: usize = 768;
 const BATCH: usize = 128;
+/// Bytes of a matrix that is larger than the last-level cache.
+const LARGE: usize = 100_000_000;
 
 /// The types that the files people download are made of.
 const TYPES: [GgmlType; 6] =
@@ -26,27 +29,57 @@ fn weights(ty: GgmlType) -> Vec<u8> {
     data
 }
 
+/// What the bench is about to be measured against, with as many threads as `compute` has.
+fn print_ceilings(compute: &Compute) {
+    println!(
+        "\n{} on {} threads: memory is read at {:.1} GB/s, int8 multiplied at {:.0} GOP/s, of which two planes of activations leave half",
+        compute.tier(),
+        compute.threads(),
+        ceiling::read_bandwidth(compute.pool()) / 1e9,
+        ceiling::int8_rate(compute) / 1e9,
+    );
+}
+
+/// Benches the product of `batch` activation rows with `rows` rows of weights.
+fn product(
+    c: &mut Criterion,
+    group: &str,
+    compute: &Compute,
+    (ty, rows, data): (GgmlType, usize, &[u8]),
+    batch: usize,
+) {
+    let matrix = Matrix::new(ty, rows, COLS, data).unwrap();
+    let x = noise(batch * COLS, 7);
+    let mut activations = Activations::with_capacity(batch, COLS);
+    activations.load(compute, batch, COLS, &x);
+    let mut out = vec![0.0; batch * rows];
+    let mut group = c.benchmark_group(group);
+    group.throughput(match batch {
+        1 => Throughput::Bytes(data.len() as u64),
+        _ => Throughput::Elements((2 * batch * rows * COLS) as u64),
+    });
+    group.bench_function(BenchmarkId::new(ty.name(), compute.tier()), |b| {
+        b.iter(|| compute.matmul(black_box(matrix), &activations, &mut out));
+    });
+    group.finish();
+}
+
 fn products(c: &mut Criterion) {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
     for tier in detected_tiers().into_iter().filter(|&t| t != Tier::Reference) {
-        let compute = Compute::new(KernelChoice::Only(tier), 1).unwrap();
+        let [one, all] = [1, threads].map(|threads| Compute::new(KernelChoice::Only(tier), threads).unwrap());
+        print_ceilings(&one);
         for ty in TYPES {
             let data = weights(ty);
-            let matrix = Matrix::new(ty, ROWS, COLS, &data).unwrap();
-            for batch in [1, BATCH] {
-                let x = noise(batch * COLS, 7);
-                let mut activations = Activations::with_capacity(batch, COLS);
-                activations.load(&compute, batch, COLS, &x);
-                let mut out = vec![0.0; batch * ROWS];
-                let mut group = c.benchmark_group(if batch == 1 { "decode" } else { "prefill" });
-                group.throughput(match batch {
-                    1 => Throughput::Bytes(data.len() as u64),
-                    _ => Throughput::Elements((2 * batch * ROWS * COLS) as u64),
-                });
-                group.bench_function(BenchmarkId::new(ty.name(), tier), |b| {
-                    b.iter(|| compute.matmul(black_box(matrix), &activations, &mut out));
-                });
-                group.finish();
-            }
+            product(c, "decode", &one, (ty, ROWS, &data), 1);
+            product(c, "prefill", &one, (ty, ROWS, &data), BATCH);
+        }
+        print_ceilings(&all);
+        for ty in TYPES {
+            let data = weights(ty);
+            let large = data.repeat(LARGE.div_ceil(data.len()));
+            let rows = large.len() / data.len() * ROWS;
+            product(c, "decode from memory, all threads", &all, (ty, rows, &large), 1);
         }
     }
 }

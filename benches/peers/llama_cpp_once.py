@@ -2,7 +2,7 @@
 
 Uses the C interface through llama-cpp-python (`pip install llama-cpp-python`), with no adapter:
 
-    llama_cpp_once.py --model M.gguf -p 512 -g 128 -t 2
+    llama_cpp_once.py --model M.gguf -p 512 -g 128 -t 2 [--ctx N] [--kv f16|q8_0]
 """
 
 import argparse
@@ -27,6 +27,7 @@ def main():
     parser.add_argument("-g", type=int, default=128)
     parser.add_argument("-t", type=int, default=2)
     parser.add_argument("--ctx", type=int, default=None)
+    parser.add_argument("--kv", choices=["f16", "q8_0"], default="f16")
     args = parser.parse_args()
 
     quiet = ll.llama_log_callback(lambda *_: None)  # kept alive: the library calls it until the end
@@ -39,7 +40,12 @@ def main():
     params.n_ctx = args.ctx or max(args.p, args.g + 1)
     params.n_batch = params.n_ubatch = 512
     params.n_threads = params.n_threads_batch = args.t
+    if args.kv == "q8_0":
+        params.type_k = params.type_v = ll.GGML_TYPE_Q8_0
+        params.flash_attn_type = ll.LLAMA_FLASH_ATTN_TYPE_ENABLED  # quantised values need it
     context = ll.llama_init_from_model(model, params)
+    if not context:
+        raise RuntimeError("llama.cpp made no context")
     load_ms = (time.perf_counter() - begin) * 1e3
     vocab = ll.llama_vocab_n_tokens(ll.llama_model_get_vocab(model))
     tokens = [((i + 1) * 0x9E3779B97F4A7C15 % 2**64 >> 16) % vocab for i in range(args.p)]

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use timbre::kernels::ceiling;
 use timbre::memory::{MemorySplit, PeakAnon};
-use timbre::model::{ActiveAdapters, BoundAdapter, Model};
+use timbre::model::{ActiveAdapters, BoundAdapter, Decoder, Linear, LinearKind, Model};
 use timbre::session::{CancelHandle, Session, SwapPolicy};
 
 use crate::args::{ModelArgs, WeightedPath};
@@ -31,6 +32,9 @@ pub struct Bench {
     /// Repetitions counted, after one that is not
     #[arg(short, long = "repetitions", value_name = "N", default_value_t = 5, value_parser = positive)]
     repetitions: usize,
+    /// Measure this machine's read bandwidth and int8 rate too, and the shares of them that are reached (takes a second)
+    #[arg(long)]
+    ceilings: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -85,6 +89,53 @@ struct Report {
     pp: Rate,
     tg: Rate,
     memory: Option<Memory>,
+    weight_bytes_per_token: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ceilings: Option<Ceilings>,
+}
+
+/// What the machine can do, and how much of it was done.
+#[derive(serde::Serialize)]
+struct Ceilings {
+    /// Bytes a second that the threads read from memory.
+    read_bytes_per_s: f64,
+    /// Weight bytes a second that decoding reads, as a share of them.
+    decode_read_share: f64,
+    /// int8 operations a second, a multiplication and an addition counted as one each.
+    int8_ops_per_s: f64,
+    /// Operations a second of the prompt's products with weights, counted once whatever the kernels make of them.
+    prefill_ops_per_s: f64,
+    /// The latter as a share of the former.
+    prefill_int8_share: f64,
+}
+
+impl Ceilings {
+    fn measure(model: &Model, pp: &Rate, tg: &Rate) -> Self {
+        let compute = model.compute();
+        let (read, int8) = (ceiling::read_bandwidth(compute.pool()), ceiling::int8_rate(compute));
+        let decoder = model.decoder();
+        let size = |linear: &Linear| 2.0 * linear.shape().0 as f64 * linear.shape().1 as f64;
+        // The head takes part once a prompt.
+        let layers: f64 = linears(decoder).map(size).sum();
+        let prefill = (layers + size(&decoder.head) / pp.n as f64) * pp.tps_median;
+        Self {
+            read_bytes_per_s: read,
+            decode_read_share: weight_bytes(decoder) as f64 * tg.tps_median / read,
+            int8_ops_per_s: int8,
+            prefill_ops_per_s: prefill,
+            prefill_int8_share: prefill / int8,
+        }
+    }
+}
+
+/// The linear layers of every decoder layer.
+fn linears(decoder: &Decoder) -> impl Iterator<Item = &Linear> {
+    decoder.layers.iter().flat_map(|layer| LinearKind::ALL.map(|kind| layer.linear(kind)))
+}
+
+/// Bytes of the matrices that one token is multiplied by: all but the embedding's other rows and the norms.
+fn weight_bytes(decoder: &Decoder) -> u64 {
+    linears(decoder).chain([&decoder.head]).map(|linear| linear.bytes() as u64).sum()
 }
 
 /// The middle value, the mean of the two middle ones for an even count.
@@ -139,6 +190,9 @@ impl Bench {
             }),
             _ => None,
         };
+        let (pp, tg) = (Rate::new(self.prompt, &prefills), Rate::new(self.generate, &decodes));
+        // After memory, for this takes a buffer of its own.
+        let ceilings = self.ceilings.then(|| Ceilings::measure(&model, &pp, &tg));
         let report = Report {
             model: model.info().name,
             adapter: self.adapter.map(|a| a.path.display().to_string()),
@@ -149,9 +203,11 @@ impl Bench {
             ttft_ms: us(&prefills) / 1e3,
             adapter_load_us,
             swap_us,
-            pp: Rate::new(self.prompt, &prefills),
-            tg: Rate::new(self.generate, &decodes),
+            pp,
+            tg,
             memory,
+            weight_bytes_per_token: weight_bytes(model.decoder()),
+            ceilings,
         };
         if self.json { output::json(&report) } else { report.print() }
     }
@@ -229,6 +285,22 @@ impl Report {
                 output::bytes(m.peak_anon_bytes),
                 output::bytes(m.file_bytes),
                 output::bytes(m.kv_bytes as u64)
+            ))?;
+        }
+        output::line(&format!("weights  {} read a token", output::bytes(self.weight_bytes_per_token)))?;
+        if let Some(c) = &self.ceilings {
+            let (giga, percent) = (|v: f64| v / 1e9, |v: f64| v * 100.0);
+            output::line(&format!(
+                "decode   {:.1} GB/s of weights, {:.0} % of the {:.1} GB/s that this machine reads",
+                giga(c.decode_read_share * c.read_bytes_per_s),
+                percent(c.decode_read_share),
+                giga(c.read_bytes_per_s)
+            ))?;
+            output::line(&format!(
+                "prefill  {:.0} GOP/s, {:.0} % of the {:.0} GOP/s of its int8 instructions",
+                giga(c.prefill_ops_per_s),
+                percent(c.prefill_int8_share),
+                giga(c.int8_ops_per_s)
             ))?;
         }
         Ok(())

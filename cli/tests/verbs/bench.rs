@@ -29,7 +29,8 @@ fn one_object_with_the_agreed_keys() {
                 "swap_us",
                 "pp",
                 "tg",
-                "memory"
+                "memory",
+                "weight_bytes_per_token"
             ]
         );
         assert_eq!((report["threads"].as_u64(), report["backend"].as_str()), (Some(2), Some("cpu")));
@@ -41,6 +42,9 @@ fn one_object_with_the_agreed_keys() {
             positive(&rate["tps_mean"]);
             assert!(rate["tps_sd"].as_f64().unwrap() >= 0.0);
         }
+        // Q4_1 of 134.5 million parameters is 5 bits each; the file's tied embedding is the head.
+        let weights = report["weight_bytes_per_token"].as_u64().unwrap();
+        assert!((84_000_000..98_000_000).contains(&weights), "{weights}");
         positive(&report["load_ms"]);
         positive(&report["ttft_ms"]);
         if adapters.is_empty() {
@@ -58,6 +62,33 @@ fn one_object_with_the_agreed_keys() {
     }
     let shown = timbre(&[&args[..], &["--adapter", &devil]].concat()).ok().out;
     for words in ["prefill  ", "decode   ", "ttft     ", "adapter  "] {
+        assert!(shown.contains(words), "{shown}");
+    }
+}
+
+#[test]
+fn ceilings_on_request() {
+    let model = smollm2();
+    let args = ["bench", "--model", &model, "-p", "8", "-g", "4", "-r", "1", "-t", "2", "--ceilings"];
+    let report = timbre(&[&args[..], &["--json"]].concat()).json();
+    let ceilings = &report["ceilings"];
+    assert_eq!(
+        keys(ceilings),
+        ["read_bytes_per_s", "decode_read_share", "int8_ops_per_s", "prefill_ops_per_s", "prefill_int8_share"]
+    );
+    ceilings.as_object().unwrap().values().for_each(positive);
+    let number = |value: &Value| value.as_f64().unwrap();
+    // What the shares are of.
+    let read = number(&report["weight_bytes_per_token"]) * number(&report["tg"]["tps_median"]);
+    let share = number(&ceilings["decode_read_share"]);
+    assert!((read / number(&ceilings["read_bytes_per_s"]) / share - 1.0).abs() < 1e-9, "{report}");
+    // Two operations for each of the layers' 106.2 million weights, and an eighth of the head's 28.3 million.
+    let operations = number(&ceilings["prefill_ops_per_s"]) / number(&report["pp"]["tps_median"]);
+    assert!((operations / (2.0 * (106_168_320.0 + 28_311_552.0 / 8.0)) - 1.0).abs() < 1e-9, "{operations}");
+    assert!(number(&ceilings["prefill_int8_share"]) < 1.0, "{report}");
+
+    let shown = timbre(&args).ok().out;
+    for words in ["weights  ", " GB/s that this machine reads", " GOP/s of its int8 instructions"] {
         assert!(shown.contains(words), "{shown}");
     }
 }

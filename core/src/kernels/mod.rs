@@ -12,6 +12,7 @@ mod multiversion;
 mod activations;
 mod aligned;
 pub mod attention;
+pub mod ceiling;
 mod compute;
 mod cores;
 mod error;
