@@ -56,10 +56,10 @@ pub fn smmla(mut sums: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
     sums
 }
 
-/// Adds the products of 16 lanes to four sums, by way of 16 bits: one product is at most 128 · 127.
+/// Adds the products of 16 lanes to four sums, by way of 16 bits, which two products of at most 128 · 127 fit.
 #[inline]
 #[target_feature(enable = "neon")]
 pub fn widening_dot(sums: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
-    let sums = vpadalq_s16(sums, vmull_s8(vget_low_s8(a), vget_low_s8(b)));
-    vpadalq_s16(sums, vmull_high_s8(a, b))
+    let low = vmull_s8(vget_low_s8(a), vget_low_s8(b));
+    vpadalq_s16(sums, vmlal_high_s8(low, a, b))
 }

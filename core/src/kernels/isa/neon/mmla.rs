@@ -77,26 +77,27 @@ unsafe fn tile<const SPAN: usize, const OFFSET: bool, const K: usize, const T: u
     // SAFETY: the activations have rows t..t + rows, with the half's columns; the target has as many rows, and of each
     // `target.rows` are the caller's.
     unsafe {
-        let mut sums = [[[0.0f32; 4]; PAIRS]; K];
-        let out = |k: usize, r: usize| target.out.add((t + k) * target.stride + r);
+        let mut sums = [[0.0f32; HALF]; T];
+        let out = |k: usize| target.out.add((t + k) * target.stride);
         if target.accumulate {
-            for k in 0..rows {
-                for r in 0..target.rows {
-                    sums[k / 2][r / 2][k % 2 * 2 + r % 2] = *out(k, r);
-                }
+            for (k, sums) in sums.iter_mut().take(rows).enumerate() {
+                sums.as_mut_ptr().copy_from_nonoverlapping(out(k), target.rows);
             }
+            exchange(&mut sums);
         }
         let (coarse, fine, row) = operands::<SPAN, T>(x, std::array::from_fn(|k| t + k.min(rows - 1)), half.start);
         for g in 0..half.cols / SPAN {
             let lanes = half.lanes.add(g * SPAN * HALF);
             let mut dots: Tile<K> = [[vdupq_n_s32(0); PAIRS]; K];
-            add_plane::<SPAN, K, T>(lanes, &coarse, g * SPAN, &mut dots);
-            for k in 0..K {
-                for p in 0..PAIRS {
-                    dots[k][p] = vshlq_n_s32::<{ COARSE.trailing_zeros() as i32 }>(dots[k][p]);
-                }
+            for column in (0..SPAN).step_by(GROUP) {
+                add_group::<K, T>(lanes.add(column * HALF), &coarse, g * SPAN + column, &mut dots);
             }
-            add_plane::<SPAN, K, T>(lanes, &fine, g * SPAN, &mut dots);
+            for dots in dots.as_flattened_mut() {
+                *dots = vshlq_n_s32::<{ COARSE.trailing_zeros() as i32 }>(*dots);
+            }
+            for column in (0..SPAN).step_by(GROUP) {
+                add_group::<K, T>(lanes.add(column * HALF), &fine, g * SPAN + column, &mut dots);
+            }
             let (mut row_scale, mut row_sum) = ([vdupq_n_f32(0.0); K], [vdupq_n_f32(0.0); K]);
             for k in 0..K {
                 let at = g * (SPAN / GROUP);
@@ -109,7 +110,7 @@ unsafe fn tile<const SPAN: usize, const OFFSET: bool, const K: usize, const T: u
                 let scale = twice(half.scales.add(g * HALF + 2 * p));
                 for k in 0..K {
                     let both = vmulq_f32(scale, row_scale[k]);
-                    let sum = sums[k][p].as_mut_ptr();
+                    let sum = sums[2 * k + p % 2].as_mut_ptr().add(p / 2 * 4);
                     let mut total = vfmaq_f32(vld1q_f32(sum), vcvtq_f32_s32(dots[k][p]), both);
                     if OFFSET {
                         let offset = twice(half.offsets.add(g * HALF + 2 * p));
@@ -119,10 +120,21 @@ unsafe fn tile<const SPAN: usize, const OFFSET: bool, const K: usize, const T: u
                 }
             }
         }
-        for k in 0..rows {
-            for r in 0..target.rows {
-                *out(k, r) = sums[k / 2][r / 2][k % 2 * 2 + r % 2];
-            }
+        exchange(&mut sums);
+        for (k, sums) in sums.iter().take(rows).enumerate() {
+            out(k).copy_from_nonoverlapping(sums.as_ptr(), target.rows);
+        }
+    }
+}
+
+/// Brings sums from rows into the order of the instruction's, and back: in each pair of rows the vectors of pairs of weight rows
+/// `p` and `p + 1`, `p` even, stand below each other.
+#[inline]
+#[target_feature(enable = "neon")]
+fn exchange<const T: usize>(sums: &mut [[f32; HALF]; T]) {
+    for [first, second] in sums.as_chunks_mut::<2>().0 {
+        for (a, b) in first.as_chunks_mut::<4>().0.iter_mut().zip(second.as_chunks_mut::<4>().0) {
+            [*a, *b] = [[a[0], a[1], b[0], b[1]], [a[2], a[3], b[2], b[3]]];
         }
     }
 }
@@ -143,32 +155,28 @@ unsafe fn twice(p: *const f32) -> float32x4_t {
     vreinterpretq_f32_f64(unsafe { vld1q_dup_f64(p.cast()) })
 }
 
-/// Adds the products of `SPAN` columns, from `column` on, with one plane of the activations.
+/// Adds the products of 16 columns, from `column` on, with one plane of the activations.
 #[inline]
 #[target_feature(enable = "neon,i8mm")]
-unsafe fn add_plane<const SPAN: usize, const K: usize, const T: usize>(
+unsafe fn add_group<const K: usize, const T: usize>(
     lanes: *const i8,
     plane: &[*const i8; T],
     column: usize,
     dots: &mut Tile<K>,
 ) {
-    // SAFETY: the caller promises `SPAN` columns of the half and of the rows.
+    // SAFETY: the caller promises 16 columns of the half and of the rows.
     unsafe {
-        for group in 0..SPAN / GROUP {
-            let lanes = lanes.add(group * GROUP * HALF);
-            let mut x = [[vdupq_n_s8(0); K]; 2];
-            for k in 0..K {
-                let row = |k: usize| vreinterpretq_s64_s8(vld1q_s8(plane[k].add(column + group * GROUP)));
-                let (first, second) = (row(2 * k), row(2 * k + 1));
-                x[0][k] = vreinterpretq_s8_s64(vtrn1q_s64(first, second));
-                x[1][k] = vreinterpretq_s8_s64(vtrn2q_s64(first, second));
-            }
-            for eight in 0..2 {
-                for p in 0..PAIRS {
-                    let w = vld1q_s8(lanes.add(eight * 8 * HALF + 16 * p));
-                    for k in 0..K {
-                        dots[k][p] = smmla(dots[k][p], x[eight][k], w);
-                    }
+        let mut x = [[vdupq_n_s8(0); 2]; K];
+        for (k, x) in x.iter_mut().enumerate() {
+            let row = |k: usize| vreinterpretq_s64_s8(vld1q_s8(plane[k].add(column)));
+            let (first, second) = (row(2 * k), row(2 * k + 1));
+            *x = [vreinterpretq_s8_s64(vtrn1q_s64(first, second)), vreinterpretq_s8_s64(vtrn2q_s64(first, second))];
+        }
+        for eight in 0..2 {
+            for p in 0..PAIRS {
+                let w = vld1q_s8(lanes.add(eight * 8 * HALF + 16 * p));
+                for (dots, x) in dots.iter_mut().zip(&x) {
+                    dots[p] = smmla(dots[p], x[eight], w);
                 }
             }
         }

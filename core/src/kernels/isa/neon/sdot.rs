@@ -88,27 +88,29 @@ unsafe fn tile<const SPAN: usize, const OFFSET: bool, const T: usize>(
         let mut sums = [[0.0f32; HALF]; T];
         let out = |k: usize| target.out.add((t + k) * target.stride);
         if target.accumulate {
-            for k in 0..T {
-                sums[k].as_mut_ptr().copy_from_nonoverlapping(out(k), target.rows);
+            for (k, sums) in sums.iter_mut().enumerate() {
+                sums.as_mut_ptr().copy_from_nonoverlapping(out(k), target.rows);
             }
         }
         let (coarse, fine, row) = operands::<SPAN, T>(x, std::array::from_fn(|k| t + k), half.start);
         for g in 0..half.cols / SPAN {
             let lanes = half.lanes.add(g * SPAN * HALF);
             let mut dots: Tile<T> = [[vdupq_n_s32(0); VECTORS]; T];
-            add_plane::<SPAN, T>(lanes, &coarse, g * SPAN, &mut dots);
-            for k in 0..T {
-                for v in 0..VECTORS {
-                    dots[k][v] = vshlq_n_s32::<{ COARSE.trailing_zeros() as i32 }>(dots[k][v]);
-                }
+            for column in (0..SPAN).step_by(GROUP) {
+                add_group::<T>(lanes.add(column * HALF), &coarse, g * SPAN + column, &mut dots);
             }
-            add_plane::<SPAN, T>(lanes, &fine, g * SPAN, &mut dots);
+            for dots in dots.as_flattened_mut() {
+                *dots = vshlq_n_s32::<{ COARSE.trailing_zeros() as i32 }>(*dots);
+            }
+            for column in (0..SPAN).step_by(GROUP) {
+                add_group::<T>(lanes.add(column * HALF), &fine, g * SPAN + column, &mut dots);
+            }
             for v in 0..VECTORS {
                 let scale = vld1q_f32(half.scales.add(g * HALF + 4 * v));
-                for k in 0..T {
+                for (k, dots) in dots.iter().enumerate() {
                     let both = vmulq_n_f32(scale, *row.scales[k].add(g * (SPAN / GROUP)));
                     let sum = sums[k].as_mut_ptr().add(4 * v);
-                    let mut total = vfmaq_f32(vld1q_f32(sum), vcvtq_f32_s32(dots[k][v]), both);
+                    let mut total = vfmaq_f32(vld1q_f32(sum), vcvtq_f32_s32(dots[v]), both);
                     if OFFSET {
                         let offset = vld1q_f32(half.offsets.add(g * HALF + 4 * v));
                         total = vfmaq_n_f32(total, offset, *row.sums[k].add(g));
@@ -117,34 +119,26 @@ unsafe fn tile<const SPAN: usize, const OFFSET: bool, const T: usize>(
                 }
             }
         }
-        for k in 0..T {
-            out(k).copy_from_nonoverlapping(sums[k].as_ptr(), target.rows);
+        for (k, sums) in sums.iter().enumerate() {
+            out(k).copy_from_nonoverlapping(sums.as_ptr(), target.rows);
         }
     }
 }
 
-/// Adds the products of `SPAN` columns, from `column` on, with one plane of the activations.
+/// Adds the products of 16 columns, from `column` on, with one plane of the activations.
 #[inline]
 #[target_feature(enable = "neon,dotprod")]
-unsafe fn add_plane<const SPAN: usize, const T: usize>(
-    lanes: *const i8,
-    plane: &[*const i8; T],
-    column: usize,
-    dots: &mut Tile<T>,
-) {
-    // SAFETY: the caller promises `SPAN` columns of the half and of the rows.
+unsafe fn add_group<const T: usize>(lanes: *const i8, plane: &[*const i8; T], column: usize, dots: &mut Tile<T>) {
+    // SAFETY: the caller promises 16 columns of the half and of the rows.
     unsafe {
-        for group in 0..SPAN / GROUP {
-            let lanes = lanes.add(group * GROUP * HALF);
-            let mut x = [vdupq_n_s8(0); T];
-            for k in 0..T {
-                x[k] = vld1q_s8(plane[k].add(column + group * GROUP));
-            }
-            add_four::<0, T>(lanes, &x, dots);
-            add_four::<1, T>(lanes, &x, dots);
-            add_four::<2, T>(lanes, &x, dots);
-            add_four::<3, T>(lanes, &x, dots);
+        let mut x = [vdupq_n_s8(0); T];
+        for k in 0..T {
+            x[k] = vld1q_s8(plane[k].add(column));
         }
+        add_four::<0, T>(lanes, &x, dots);
+        add_four::<1, T>(lanes, &x, dots);
+        add_four::<2, T>(lanes, &x, dots);
+        add_four::<3, T>(lanes, &x, dots);
     }
 }
 
@@ -155,8 +149,8 @@ unsafe fn add_four<const C: usize, const T: usize>(lanes: *const i8, x: &[int8x1
     for v in 0..VECTORS {
         // SAFETY: the caller promises 16 columns of the half.
         let w = unsafe { vld1q_s8(lanes.add(C * 4 * HALF + 16 * v)) };
-        for k in 0..T {
-            dots[k][v] = sdot_lane::<C>(dots[k][v], w, x[k]);
+        for (dots, &x) in dots.iter_mut().zip(x) {
+            dots[v] = sdot_lane::<C>(dots[v], w, x);
         }
     }
 }

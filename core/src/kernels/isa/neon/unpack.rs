@@ -133,6 +133,15 @@ fn centred(lanes: [uint8x16_t; 2], zero: i8) -> [int8x16_t; 2] {
     [vsubq_s8(low, vdupq_n_s8(zero)), vsubq_s8(high, vdupq_n_s8(zero))]
 }
 
+/// The nibbles from bit `shift` on of the 32 bytes at `p`.
+#[inline]
+#[target_feature(enable = "neon")]
+unsafe fn nibbles_at(p: *const u8, shift: usize) -> [uint8x16_t; 2] {
+    let mask = vdupq_n_u8(0x0f);
+    // SAFETY: the caller promises 32 bytes at `p`.
+    unsafe { [vandq_u8(shifted(p, shift), mask), vandq_u8(shifted(p.add(16), shift), mask)] }
+}
+
 /// Run `i` of 2-bit lanes: 32 bytes hold four runs, lowest bits first.
 #[inline]
 #[target_feature(enable = "neon")]
@@ -150,10 +159,7 @@ unsafe fn pairs(p: *const u8, i: usize) -> [uint8x16_t; 2] {
 #[target_feature(enable = "neon")]
 unsafe fn run_nibbles(p: *const u8, i: usize) -> [uint8x16_t; 2] {
     // SAFETY: the caller promises 128 bytes and i < 8.
-    unsafe {
-        let p = p.add(i / 2 * RUN);
-        [nibbles(p)[i % 2], nibbles(p.add(16))[i % 2]]
-    }
+    unsafe { nibbles_at(p.add(i / 2 * RUN), i % 2 * 4) }
 }
 
 /// Scales of small blocks: one f16.
@@ -272,8 +278,7 @@ unpack!(
     },
     |p, i| {
         // Four runs share 64 bytes: the low nibbles are the first two, the high nibbles the last two.
-        let low = p.add(i / 4 * 64 + i % 2 * RUN);
-        let low = [nibbles(low)[i % 4 / 2], nibbles(low.add(16))[i % 4 / 2]];
+        let low = nibbles_at(p.add(i / 4 * 64 + i % 2 * RUN), i % 4 / 2 * 4);
         let high = pairs(p.add(128), i);
         centred([vsliq_n_u8::<4>(low[0], high[0]), vsliq_n_u8::<4>(low[1], high[1])], 32)
     }
