@@ -111,6 +111,13 @@ pub unsafe fn unpack<F: Unpack, L: Layout>(
     }
 }
 
+/// Groups of a span; more than one are hidden from the compiler. If it unrolled the loop over them, it would move loads ahead and
+/// spill sums to make room.
+#[inline]
+pub fn groups<const SPAN: usize>() -> usize {
+    if SPAN == GROUP { 1 } else { std::hint::black_box(SPAN / GROUP) }
+}
+
 /// Scales and scaled sums of the activations: `scales[k][2g]` and `sums[k][g]` for span `g` of 32 columns,
 /// `scales[k][g]` and `sums[k][g]` for one of 16.
 pub struct RowScales<const T: usize> {

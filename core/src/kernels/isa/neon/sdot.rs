@@ -5,7 +5,7 @@ use std::arch::aarch64::*;
 
 use super::Unpack;
 use super::dot::sdot_lane;
-use super::gemm::{HALF, Half, Layout, by_span, operands};
+use super::gemm::{HALF, Half, Layout, by_span, groups, operands};
 use crate::kernels::activations::COARSE;
 use crate::kernels::formats::GROUP;
 use crate::kernels::panel::{Batch, MultiplyFn, Panel, Target};
@@ -93,16 +93,19 @@ unsafe fn tile<const SPAN: usize, const OFFSET: bool, const T: usize>(
             }
         }
         let (coarse, fine, row) = operands::<SPAN, T>(x, std::array::from_fn(|k| t + k), half.start);
+        let groups = groups::<SPAN>();
         for g in 0..half.cols / SPAN {
             let lanes = half.lanes.add(g * SPAN * HALF);
             let mut dots: Tile<T> = [[vdupq_n_s32(0); VECTORS]; T];
-            for column in (0..SPAN).step_by(GROUP) {
+            for group in 0..groups {
+                let column = group * GROUP;
                 add_group::<T>(lanes.add(column * HALF), &coarse, g * SPAN + column, &mut dots);
             }
             for dots in dots.as_flattened_mut() {
                 *dots = vshlq_n_s32::<{ COARSE.trailing_zeros() as i32 }>(*dots);
             }
-            for column in (0..SPAN).step_by(GROUP) {
+            for group in 0..groups {
+                let column = group * GROUP;
                 add_group::<T>(lanes.add(column * HALF), &fine, g * SPAN + column, &mut dots);
             }
             for v in 0..VECTORS {
