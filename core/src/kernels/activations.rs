@@ -12,7 +12,7 @@ pub(super) const BLOCK: usize = 32;
 pub(super) const COARSE: i32 = 128;
 /// The largest quantised magnitude: ±127 coarse steps, so that a product with any 8-bit weight fits the int8 instructions.
 const Q_MAX: f32 = (127 * COARSE) as f32;
-/// Whether a row that is alone is kept in [split](split) order as well: only kernels of x86-64 read it.
+/// Whether a row that is alone is kept in [split] order as well: only kernels of x86-64 read it.
 const SPLIT: bool = cfg!(target_arch = "x86_64");
 /// Elements below which loading is not worth a trip to the pool.
 const PARALLEL_ELEMENTS: usize = 1 << 14;
