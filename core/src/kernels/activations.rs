@@ -12,6 +12,8 @@ pub(super) const BLOCK: usize = 32;
 pub(super) const COARSE: i32 = 128;
 /// The largest quantised magnitude: ±127 coarse steps, so that a product with any 8-bit weight fits the int8 instructions.
 const Q_MAX: f32 = (127 * COARSE) as f32;
+/// Whether a row that is alone is kept in [split] order as well: only kernels of x86-64 read it.
+const SPLIT: bool = cfg!(target_arch = "x86_64");
 /// Elements below which loading is not worth a trip to the pool.
 const PARALLEL_ELEMENTS: usize = 1 << 14;
 
@@ -53,15 +55,18 @@ pub(super) struct Row<'a> {
     /// Scale times sum of the elements, for each group of 16.
     pub sums: &'a [f32],
     /// The coarse plane in [split](split) order, then its last 256 elements in split order once more, counted from the end of
-    /// the row, for a step that ends there. Empty unless the row is the only one.
+    /// the row, for a step that ends there. Empty unless the row is the only one and the architecture has a kernel that reads it.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub split_lanes: &'a [i8],
     /// The fine plane likewise.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub split_fine: &'a [i8],
 }
 
 impl Activations {
     /// Scratch for up to `max_rows` rows of up to `max_cols` elements; [`load`](Self::load) grows it when given more.
     pub fn with_capacity(max_rows: usize, max_cols: usize) -> Self {
+        let split = if SPLIT { padded(max_cols).saturating_add(MAX_BLOCK) } else { 0 };
         let padded = max_rows.saturating_mul(padded(max_cols));
         Self {
             rows: 0,
@@ -75,8 +80,8 @@ impl Activations {
             scales: vec![0.0; padded / GROUP],
             sums: vec![0.0; padded / GROUP],
             block_sums: vec![0.0; padded / BLOCK],
-            split_lanes: vec![0; self::padded(max_cols).saturating_add(MAX_BLOCK)],
-            split_fine: vec![0; self::padded(max_cols).saturating_add(MAX_BLOCK)],
+            split_lanes: vec![0; split],
+            split_fine: vec![0; split],
         }
     }
 
@@ -204,7 +209,7 @@ impl Activations {
         } else {
             (0..rows).for_each(load_row);
         }
-        if rows == 1 && int8_form {
+        if SPLIT && rows == 1 && int8_form {
             for (plane, out) in [(&self.lanes, &mut self.split_lanes), (&self.fine, &mut self.split_fine)] {
                 grow(out, stride + MAX_BLOCK);
                 let (whole, tail) = out[..stride + MAX_BLOCK].split_at_mut(stride);
@@ -220,7 +225,7 @@ impl Activations {
         let cols = if self.has_f32 { self.cols } else { 0 };
         let stride = if self.has_int8 { self.stride } else { 0 };
         let groups = stride / GROUP;
-        let alone = if self.rows == 1 && self.has_int8 { stride + MAX_BLOCK } else { 0 };
+        let alone = if SPLIT && self.rows == 1 && self.has_int8 { stride + MAX_BLOCK } else { 0 };
         Row {
             split_lanes: &self.split_lanes[..alone],
             split_fine: &self.split_fine[..alone],

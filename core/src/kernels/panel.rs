@@ -1,9 +1,10 @@
 //! Weight rows repacked for the products with many activation rows, and the view of the activations they read.
 //!
-//! A panel is [`PANEL_ROWS`] weight rows over at most [`CHUNK`] columns, unpacked to one unsigned byte an element and turned round so
-//! that a vector's lanes are weight rows: column by column in fours, `[columns / 4][PANEL_ROWS][4]` bytes, beside
-//! `[groups][PANEL_ROWS]` scales and offsets. It is filled from the mapped blocks, used for every activation row of
-//! the batch, and filled again with the next rows; a worker keeps one of a fixed size and nothing else is copied.
+//! A panel is [`PANEL_ROWS`] weight rows over at most [`CHUNK`] columns, unpacked to one byte an element and turned round so
+//! that a vector's lanes are weight rows, beside a scale and an offset for each row and group of columns. It is filled from
+//! the mapped blocks, used for every activation row of the batch, and filled again with the next rows; a worker keeps one of
+//! a fixed size and nothing else is copied. The order of its elements is between the two functions of a kernel: AVX-512 has
+//! unsigned bytes, column by column in fours, `[columns / 4][PANEL_ROWS][4]`, and NEON signed ones in halves of the rows.
 
 /// Weight rows of a panel.
 pub const PANEL_ROWS: usize = 32;
@@ -32,12 +33,12 @@ impl Panel {
         Self { lanes: lines(PANEL_ROWS * CHUNK), scales: groups.clone(), offsets: groups }
     }
 
-    /// Bytes `[CHUNK / 4][PANEL_ROWS][4]`.
+    /// Lanes, [`PANEL_ROWS`] · [`CHUNK`] bytes.
     pub fn lanes(&mut self) -> *mut u8 {
         self.lanes.as_mut_ptr().cast()
     }
 
-    /// Scales `[groups][PANEL_ROWS]`, a group being 16 or 32 columns as the format has them.
+    /// Scales, [`PANEL_ROWS`] for each group of 16 or 32 columns as the format has them.
     pub fn scales(&mut self) -> *mut f32 {
         self.scales.as_mut_ptr().cast()
     }
@@ -81,8 +82,8 @@ pub struct Target {
 }
 
 /// Unpacks columns `start..start + cols` of the weight rows in the first argument, each as many bytes long as the second
-/// says, into the panel. `start` is a multiple of 256, `cols` at most [`CHUNK`]; columns up to the next multiple of 256
-/// get scale and offset zero, and rows that do not exist are copies of the last.
+/// says, into the panel. `start` is a multiple of 256, `cols` at most [`CHUNK`]; what the panel holds beyond the columns and
+/// the rows does not change their products.
 ///
 /// # Safety
 /// The CPU must run the tier. The bytes must be 1 to [`PANEL_ROWS`] rows of the kernel's storage format, and

@@ -16,7 +16,7 @@ use super::KernelError;
 use crate::gguf::GgmlType;
 
 pub use k_quants::{Q2K, Q3K, Q4K, Q5K, Q6K};
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 pub(super) use k_quants::{q3k_scales, q45k_scales};
 pub use legacy::{Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
 pub use nonlinear::Iq4Nl;

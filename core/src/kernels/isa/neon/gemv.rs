@@ -1,0 +1,111 @@
+//! Products of weight rows, where they lie, with one activation row, or four without panels.
+//!
+//! Blocks are unpacked in registers, 32 columns of two weight rows at a time, which share the activations. Columns that share a
+//! scale share their integer sums: the coarse plane's are shifted up by the plane's worth and the fine plane's added on top.
+
+use std::arch::aarch64::*;
+
+use super::dot::{sdot, widening_dot};
+use super::unpack::{RUN, Scales, Unpack};
+use crate::kernels::activations::{COARSE, Row};
+
+/// Weight rows taken together.
+const ROWS: usize = 2;
+
+/// The product `$name` over the int8 dot product `$dot`, compiled for `$features`; see [`PanelFn`](super::super::PanelFn).
+macro_rules! product {
+    ($name:ident, $rows:ident, $features:literal, $dot:ident) => {
+        #[target_feature(enable = $features)]
+        pub unsafe fn $name<F: Unpack, const T: usize>(
+            data: &[u8],
+            row_bytes: usize,
+            x: &[Row<'_>; T],
+            out: &mut [[f32; T]],
+        ) {
+            let (together, rest) = out.as_chunks_mut::<ROWS>();
+            let (data, last) = data.split_at(together.len() * ROWS * row_bytes);
+            for (data, out) in data.chunks_exact(ROWS * row_bytes).zip(together) {
+                // SAFETY: as the caller promises; two rows of data.
+                unsafe { $rows::<F, T, ROWS>(data, row_bytes, x, out) };
+            }
+            for (data, out) in last.chunks_exact(row_bytes).zip(rest) {
+                // SAFETY: as the caller promises; one row of data.
+                unsafe { $rows::<F, T, 1>(data, row_bytes, x, std::array::from_mut(out)) };
+            }
+        }
+
+        /// `R` rows.
+        #[inline]
+        #[target_feature(enable = $features)]
+        unsafe fn $rows<F: Unpack, const T: usize, const R: usize>(
+            data: &[u8],
+            row_bytes: usize,
+            x: &[Row<'_>; T],
+            out: &mut [[f32; T]; R],
+        ) {
+            let zero = vdupq_n_s32(0);
+            let mut sums = [[vdupq_n_f32(0.0); T]; R];
+            let mut offsets = [[vdup_n_f32(0.0); T]; R];
+            let mut scales = [const { Scales::new() }; R];
+            let data = data.as_ptr();
+            for block in 0..row_bytes / F::BYTES {
+                // SAFETY: the caller promises R rows of whole blocks, and activations with a group of 16 for each of
+                // theirs, hence two groups for run `at`.
+                unsafe {
+                    let block_of = |r: usize| data.add(r * row_bytes + block * F::BYTES);
+                    for r in 0..R {
+                        F::scales(block_of(r), &mut scales[r]);
+                    }
+                    for run in 0..F::LEN / RUN {
+                        let at = block * (F::LEN / RUN) + run;
+                        let mut w = [[vdupq_n_s8(0); 2]; R];
+                        for r in 0..R {
+                            w[r] = F::lanes(block_of(r), run);
+                        }
+                        for t in 0..T {
+                            let (coarse, fine) = (x[t].lanes.as_ptr().add(at * RUN), x[t].fine.as_ptr().add(at * RUN));
+                            let coarse = [vld1q_s8(coarse), vld1q_s8(coarse.add(16))];
+                            let fine = [vld1q_s8(fine), vld1q_s8(fine.add(16))];
+                            // Both groups of a run have the same.
+                            let row_scale = *x[t].scales.get_unchecked(2 * at);
+                            for r in 0..R {
+                                if F::SPAN == RUN {
+                                    let dots = $dot($dot(zero, w[r][0], coarse[0]), w[r][1], coarse[1]);
+                                    let dots = vshlq_n_s32::<{ COARSE.trailing_zeros() as i32 }>(dots);
+                                    let dots = $dot($dot(dots, w[r][0], fine[0]), w[r][1], fine[1]);
+                                    let both = scales[r].scale[run] * row_scale;
+                                    sums[r][t] = vfmaq_n_f32(sums[r][t], vcvtq_f32_s32(dots), both);
+                                } else {
+                                    for half in 0..2 {
+                                        let dots = $dot(zero, w[r][half], coarse[half]);
+                                        let dots = vshlq_n_s32::<{ COARSE.trailing_zeros() as i32 }>(dots);
+                                        let dots = $dot(dots, w[r][half], fine[half]);
+                                        let both = scales[r].scale[2 * run + half] * row_scale;
+                                        sums[r][t] = vfmaq_n_f32(sums[r][t], vcvtq_f32_s32(dots), both);
+                                    }
+                                }
+                                if F::OFFSET {
+                                    let group_sums = vld1_f32(x[t].sums.as_ptr().add(2 * at));
+                                    let offset = if F::SPAN == RUN {
+                                        vdup_n_f32(scales[r].offset[run])
+                                    } else {
+                                        vld1_f32(scales[r].offset.as_ptr().add(2 * run))
+                                    };
+                                    offsets[r][t] = vfma_f32(offsets[r][t], offset, group_sums);
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+            for r in 0..R {
+                for t in 0..T {
+                    out[r][t] = vaddvq_f32(sums[r][t]) + vaddv_f32(offsets[r][t]);
+                }
+            }
+        }
+    };
+}
+
+product!(with_sdot, sdot_rows, "neon,dotprod", sdot);
+product!(with_widening, widening_rows, "neon", widening_dot);

@@ -1,0 +1,135 @@
+//! AArch64 with NEON. The int8 products use `smmla` where the CPU has it (ARMv8.6 int8 matrix product), else `sdot` (ARMv8.2
+//! dot product), else multiply to 16 bits and add.
+//!
+//! Tested under emulation, with and without each of the extensions; instructions were counted, but speed was not measured.
+
+mod dot;
+mod gemm;
+mod gemv;
+mod mmla;
+mod plain;
+mod sdot;
+mod unpack;
+
+use std::arch::is_aarch64_feature_detected;
+
+use super::{Batched, Form, Kernel, Kernels};
+use crate::kernels::activations::quantise_row;
+use crate::kernels::formats::by_type;
+use plain::{Load, plain_panel};
+use unpack::Unpack;
+
+/// The kernels for this CPU.
+pub(super) fn kernels() -> Kernels {
+    Kernels {
+        kernel: if !is_aarch64_feature_detected!("dotprod") {
+            |ty| by_type!(ty, with_widening, plain)()
+        } else if !is_aarch64_feature_detected!("i8mm") {
+            |ty| by_type!(ty, with_sdot, plain)()
+        } else {
+            |ty| by_type!(ty, with_smmla, plain)()
+        },
+        quantise: quantise_row,
+    }
+}
+
+fn with_smmla<F: Unpack>() -> Kernel {
+    let batch = Batched::Panel { unpack: gemm::unpack::<F, mmla::Eights>, multiply: mmla::multiply_for::<F>() };
+    Kernel { form: Form::Int8, one: gemv::with_sdot::<F, 1>, batch }
+}
+
+fn with_sdot<F: Unpack>() -> Kernel {
+    let batch = Batched::Panel { unpack: gemm::unpack::<F, sdot::Fours>, multiply: sdot::multiply_for::<F>() };
+    Kernel { form: Form::Int8, one: gemv::with_sdot::<F, 1>, batch }
+}
+
+fn with_widening<F: Unpack>() -> Kernel {
+    let batch = Batched::Four(gemv::with_widening::<F, 4>);
+    Kernel { form: Form::Int8, one: gemv::with_widening::<F, 1>, batch }
+}
+
+fn plain<P: Load>() -> Kernel {
+    Kernel { form: Form::F32, one: plain_panel::<P, 1>, batch: Batched::Four(plain_panel::<P, 4>) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gguf::GgmlType;
+    use crate::kernels::panel::{Panel, Target};
+    use crate::kernels::{Activations, Compute, KernelChoice, Tier, dequantize};
+
+    /// The products of the panel, which starts at column `start` of its rows, with every activation row.
+    fn repacked(kernel: &Kernel, data: &[u8], ty: GgmlType, (rows, cols): (usize, usize), x: &Activations) -> Vec<f32> {
+        let Batched::Panel { unpack, multiply } = kernel.batch else { panic!("no panels") };
+        let mut panel = Panel::new();
+        // What an earlier product may have left, in the bits of lanes and of numbers.
+        // SAFETY: the panel has as many bytes.
+        unsafe { panel.lanes().write_bytes(0x7f, 1 << 16) };
+        let row_bytes = ty.row_bytes(cols).unwrap();
+        let mut out = vec![f32::NAN; rows * x.rows()];
+        // Two chunks of columns, the first a whole number of the largest blocks.
+        for (start, cols) in [(0, 256), (256, cols - 256)] {
+            let target = Target { out: out.as_mut_ptr(), stride: rows, rows, accumulate: start > 0 };
+            // SAFETY: the caller passes kernels that this CPU runs and whole rows of the type; the activations have as many
+            // columns, the output an element for each product.
+            unsafe {
+                unpack(data, row_bytes, start, cols, &mut panel);
+                multiply(&mut panel, start, cols, &x.batch(), target);
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn every_extension_multiplies_every_format() {
+        const COLS: usize = 768;
+        let mut state = 1u32;
+        let mut random = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 16) as u8
+        };
+        let compute = Compute::new(KernelChoice::Only(Tier::Neon), 1).unwrap();
+        for ty in GgmlType::ALL.into_iter().filter(|ty| ty.block_len() > 1) {
+            for (rows, batch) in [(1, 1), (3, 2), (16, 3), (17, 5), (32, 7), (31, 8)] {
+                let row_bytes = ty.row_bytes(COLS).unwrap();
+                let data: Vec<u8> = (0..rows * row_bytes).map(|_| random() & 0x3f).collect();
+                let values: Vec<f32> = (0..batch * COLS).map(|_| f32::from(random()) - 100.0).collect();
+                let mut weights = vec![0.0; rows * COLS];
+                dequantize(ty, &data, &mut weights).unwrap();
+                let mut x = Activations::with_capacity(0, 0);
+                x.load(&compute, batch, COLS, &values);
+                let mut kernels = vec![("widening", by_type!(ty, with_widening, plain)())];
+                if is_aarch64_feature_detected!("dotprod") {
+                    kernels.push(("sdot", by_type!(ty, with_sdot, plain)()));
+                }
+                if is_aarch64_feature_detected!("i8mm") {
+                    kernels.push(("smmla", by_type!(ty, with_smmla, plain)()));
+                }
+                for (name, kernel) in kernels {
+                    let many = matches!(kernel.batch, Batched::Panel { .. })
+                        .then(|| repacked(&kernel, &data, ty, (rows, COLS), &x));
+                    for t in 0..batch {
+                        let row = x.row(t);
+                        let mut one = vec![[f32::NAN]; rows];
+                        // SAFETY: a kernel that this CPU runs, whole rows of its type, and a row of as many columns.
+                        unsafe { (kernel.one)(&data, row_bytes, &[row], &mut one) };
+                        for r in 0..rows {
+                            let products = weights[r * COLS..][..COLS].iter().zip(row.lanes.iter().zip(row.fine));
+                            let products = products.enumerate().map(|(i, (&w, (&coarse, &fine)))| {
+                                let steps = 128.0 * f64::from(coarse) + f64::from(fine);
+                                f64::from(w) * steps * f64::from(row.scales[i / 16])
+                            });
+                            let (exact, size) = products.fold((0.0, 0.0), |(s, a), p| (s + p, a + f64::abs(p)));
+                            let close = |out: f32| (f64::from(out) - exact).abs() <= size * 4e-6;
+                            let (one, many) = (one[r][0], many.as_ref().map(|many| many[t * rows + r]));
+                            let case = format!("{name} {ty} weight row {r} of {rows}, row {t} of {batch}");
+                            assert!(close(one), "{case}: {one} instead of {exact}");
+                            assert!(many.is_none_or(close), "{case}: {many:?} instead of {exact}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
