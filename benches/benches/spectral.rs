@@ -1,10 +1,10 @@
-//! What an adapter costs: applying one layer's change to one row, drawing its positions, and reconstructing it densely.
+//! What an adapter costs: applying one layer's change to one row and to many, drawing its positions, and reconstructing it densely.
 
 use std::hint::black_box;
 use std::sync::Arc;
 
-use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use timbre::adapter::{Delta, DeltaScratch, FourierDelta};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use timbre::adapter::{Delta, DeltaBlock, DeltaScratch, FourierDelta};
 use timbre::spectral::{Entries, Plan, Shape, Transforms, reconstruct};
 use timbre_benches::noise;
 
@@ -28,6 +28,25 @@ fn apply(c: &mut Criterion) {
                 scratch.begin_output();
                 delta.apply(1.0, black_box(&x), &mut scratch);
                 scratch.finish(&mut y, None);
+            });
+        });
+    }
+    group.finish();
+}
+
+fn apply_block(c: &mut Criterion) {
+    let mut group = c.benchmark_group("apply a block of rows");
+    for side in SIDES {
+        let delta = delta(side);
+        let mut block = DeltaBlock::new(Arc::new(Transforms::new()), [side]);
+        let (x, mut y) = (noise(DeltaBlock::ROWS * side, 2), vec![0.0; DeltaBlock::ROWS * side]);
+        group.throughput(Throughput::Elements(DeltaBlock::ROWS as u64));
+        group.bench_function(BenchmarkId::from_parameter(side), |b| {
+            b.iter(|| {
+                block.begin_input();
+                block.begin_output();
+                delta.apply_rows(1.0, black_box(&x), &mut block);
+                block.finish(&mut y, side, None);
             });
         });
     }
@@ -59,5 +78,5 @@ fn dense(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, apply, draw, dense);
+criterion_group!(benches, apply, apply_block, draw, dense);
 criterion_main!(benches);

@@ -9,18 +9,15 @@ use super::{Entries, Shape, SpectralError};
 /// An entry `(j, k)` multiplies frequency `k` of the input and adds to frequency `j` of the output. Real signals have
 /// only half of each: a frequency above the half is the conjugate of its mirror. So an entry becomes a bin of the
 /// output half, a bin of the input half, and whether the imaginary part keeps its sign between them. Entries are
-/// *stored* by output bin, so that a bin's sum stays in registers, and bins with equally many entries stand
-/// together, so that how often the loop over them runs can be predicted; coefficients are brought into this order once,
-/// by [`Plan::to_stored`].
+/// *stored* in two parts, those that keep the sign first. Within a part they are stored by output bin, so that a bin's sum
+/// stays in registers, and bins with equally many entries stand together, so that how often the loop over them runs can be
+/// predicted. Coefficients are brought into this order once, by [`Plan::to_stored`].
 #[derive(Debug)]
 pub struct Plan {
     entries: Arc<Entries>,
-    /// Output bins that have entries, in stored order.
-    pub(super) targets: Box<[u32]>,
-    /// How many of the next `targets` have how many entries each.
-    pub(super) runs: Box<[Run]>,
-    /// The input bin of each entry, in stored order.
-    pub(super) sources: Sources,
+    pub(super) bins: Bins,
+    /// Both parts, of the entries that keep the sign of the imaginary part and of those that change it.
+    pub(super) parts: [Box<[Run]>; 2],
     /// Stored position to entry number.
     order: Box<[u32]>,
 }
@@ -32,11 +29,12 @@ pub(super) struct Run {
     pub entries: usize,
 }
 
-/// Input bins, and in the highest bit whether the imaginary part changes its sign. Two bytes do for sides up to 65 535.
+/// Output bins that have entries, once in each part that they have any in, and the input bin of each entry, in stored order.
+/// Two bytes do for sides up to 131 070.
 #[derive(Debug)]
-pub(super) enum Sources {
-    Narrow(Box<[u16]>),
-    Wide(Box<[u32]>),
+pub(super) enum Bins {
+    Narrow { targets: Box<[u16]>, sources: Box<[u16]> },
+    Wide { targets: Box<[u32]>, sources: Box<[u32]> },
 }
 
 impl Plan {
@@ -53,33 +51,36 @@ impl Plan {
                 let (source, source_mirrored) = fold(k, d2);
                 // The library's transform has the opposite sign in its exponent, so a bin of the input is the
                 // conjugate of the frequency unless mirrored; mirroring an output frequency conjugates once more.
-                Folded { of_target: 0, target, source, flips: target_mirrored == source_mirrored, number }
+                Folded { flips: target_mirrored == source_mirrored, of_target: 0, target, source, number }
             })
             .collect();
-        folded.sort_unstable_by_key(|e| e.target);
-        for bin in folded.chunk_by_mut(|a, b| a.target == b.target) {
+        let same_bin = |a: &Folded, b: &Folded| (a.flips, a.target) == (b.flips, b.target);
+        folded.sort_unstable_by_key(|e| (e.flips, e.target));
+        for bin in folded.chunk_by_mut(same_bin) {
             let of_target = bin.len() as u32;
             bin.iter_mut().for_each(|e| e.of_target = of_target);
         }
         folded.sort_unstable();
 
         let mut targets = Vec::new();
-        let mut runs: Vec<Run> = Vec::new();
-        for bin in folded.chunk_by(|a, b| a.target == b.target) {
+        let mut parts = [Vec::<Run>::new(), Vec::new()];
+        for bin in folded.chunk_by(same_bin) {
             targets.push(bin[0].target);
+            let runs = &mut parts[usize::from(bin[0].flips)];
             match runs.last_mut() {
                 Some(run) if run.entries == bin.len() => run.targets += 1,
                 _ => runs.push(Run { targets: 1, entries: bin.len() }),
             }
         }
-        let sources = if d2 / 2 < u32::from(u16::FLIP) {
-            // The test above is that the bin fits below the highest bit.
-            Sources::Narrow(folded.iter().map(|e| e.source as u16 | if e.flips { u16::FLIP } else { 0 }).collect())
+        let bins = if d1.max(d2) / 2 <= u32::from(u16::MAX) {
+            // The test above is that both bins fit.
+            let targets = targets.into_iter().map(|bin| bin as u16).collect();
+            Bins::Narrow { targets, sources: folded.iter().map(|e| e.source as u16).collect() }
         } else {
-            Sources::Wide(folded.iter().map(|e| e.source | if e.flips { u32::FLIP } else { 0 }).collect())
+            Bins::Wide { targets: targets.into(), sources: folded.iter().map(|e| e.source).collect() }
         };
         let order = folded.iter().map(|e| e.number).collect();
-        Self { entries, targets: targets.into(), runs: runs.into(), sources, order }
+        Self { entries, bins, parts: parts.map(Into::into), order }
     }
 
     /// The positions, in entry order.
@@ -127,12 +128,13 @@ impl Plan {
 
     /// Bytes of heap this plan and its entries hold.
     pub fn bytes(&self) -> usize {
-        let sources = match &self.sources {
-            Sources::Narrow(sources) => size_of_val(&**sources),
-            Sources::Wide(sources) => size_of_val(&**sources),
+        let bins = match &self.bins {
+            Bins::Narrow { targets, sources } => size_of_val(&**targets) + size_of_val(&**sources),
+            Bins::Wide { targets, sources } => size_of_val(&**targets) + size_of_val(&**sources),
         };
+        let runs: usize = self.parts.iter().map(|runs| size_of_val(&**runs)).sum();
         // Rows and columns as entries, and the order.
-        self.len() * (2 * 4 + 4) + sources + size_of_val(&*self.targets) + size_of_val(&*self.runs)
+        self.len() * (2 * 4 + 4) + bins + runs
     }
 
     fn check(&self, values: &[f32]) -> Result<(), SpectralError> {
@@ -146,52 +148,12 @@ impl Plan {
 /// An entry on half spectra, in stored order.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Folded {
-    /// Entries of the same target.
+    flips: bool,
+    /// Entries of the same part and target.
     of_target: u32,
     target: u32,
     source: u32,
-    flips: bool,
     number: u32,
-}
-
-/// An input bin and a sign, two or four bytes wide.
-pub(super) trait Source: Copy {
-    /// The bit of the sign.
-    const FLIP: Self;
-
-    /// The bin.
-    fn bin(self) -> usize;
-
-    /// `value`, with the sign that an imaginary part gets.
-    fn signed(self, value: f32) -> f32;
-}
-
-impl Source for u16 {
-    const FLIP: Self = 1 << 15;
-
-    #[inline(always)]
-    fn bin(self) -> usize {
-        usize::from(self & !Self::FLIP)
-    }
-
-    #[inline(always)]
-    fn signed(self, value: f32) -> f32 {
-        f32::from_bits(value.to_bits() ^ u32::from(self & Self::FLIP) << 16)
-    }
-}
-
-impl Source for u32 {
-    const FLIP: Self = 1 << 31;
-
-    #[inline(always)]
-    fn bin(self) -> usize {
-        (self & !Self::FLIP) as usize
-    }
-
-    #[inline(always)]
-    fn signed(self, value: f32) -> f32 {
-        f32::from_bits(value.to_bits() ^ self & Self::FLIP)
-    }
 }
 
 /// A frequency's bin in the half spectrum, and whether it is the mirror's.

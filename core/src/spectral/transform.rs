@@ -13,11 +13,14 @@
 //! [`Plan`] says so of. All three share the bins and the sign, because conjugating both frequencies of an
 //! entry is what both directions do. Several adapters add into one `Z` before a single inverse transform.
 //! Coefficients and gradients are in the plan's stored order. Nothing here allocates.
+//!
+//! One row is not compiled for wide vectors: with those at hand the compiler gathers from eight places in one
+//! instruction, which takes longer than eight loads.
 
 use num_complex::Complex32;
 
 use super::lanes::{LANES, LaneBin, fma};
-use super::plan::{Run, Source, Sources};
+use super::plan::{Bins, Run};
 use super::{LaneSpectra, LaneSpectraMut, Plan};
 use crate::kernels::{Widest, widest};
 
@@ -29,10 +32,10 @@ use crate::kernels::{Widest, widest};
 /// # Panics
 /// If a slice is shorter than that.
 pub fn apply(plan: &Plan, stored: &[f32], alpha: f64, input: &[Complex32], output: &mut [Complex32]) {
-    widest(Apply { plan, stored, scale: half_scale(plan, alpha), input, output });
+    apply_row(plan, stored, half_scale(plan, alpha), input, output);
 }
 
-/// [`apply`] on the spectra of as many rows as there are lanes. A row's sums are made in the same order as there.
+/// [`apply`] on the spectra of as many rows as there are lanes.
 ///
 /// # Panics
 /// If the spectra are not of d2 and of d1 values, or there are fewer coefficients than entries.
@@ -47,7 +50,7 @@ pub fn apply_lanes(plan: &Plan, stored: &[f32], alpha: f64, input: LaneSpectra<'
 /// # Panics
 /// If a slice is shorter than that.
 pub fn adjoint(plan: &Plan, stored: &[f32], alpha: f64, upstream: &[Complex32], output: &mut [Complex32]) {
-    widest(Adjoint { plan, stored, scale: half_scale(plan, alpha), upstream, output });
+    adjoint_row(plan, stored, half_scale(plan, alpha), upstream, output);
 }
 
 /// Adds one token's `∂L/∂c` to `gradient` (stored order).
@@ -58,7 +61,7 @@ pub fn adjoint(plan: &Plan, stored: &[f32], alpha: f64, upstream: &[Complex32], 
 /// If a slice is shorter than that.
 pub fn gradient(plan: &Plan, alpha: f64, input: &[Complex32], upstream: &[Complex32], gradient: &mut [f32]) {
     let scale = (alpha / plan.shape().area() as f64) as f32;
-    widest(Gradient { plan, scale, input, upstream, gradient });
+    gradient_row(plan, scale, input, upstream, gradient);
 }
 
 /// `α/(2·d1·d2)`: the half undoes the two of `twice_real`.
@@ -66,137 +69,134 @@ fn half_scale(plan: &Plan, alpha: f64) -> f32 {
     (alpha / (2.0 * plan.shape().area() as f64)) as f32
 }
 
-/// Runs an expression for sources of either width.
-macro_rules! for_width {
-    ($plan:expr, |$sources:ident| $body:expr) => {
-        match &$plan.sources {
-            Sources::Narrow($sources) => $body,
-            Sources::Wide($sources) => $body,
-        }
-    };
+/// Output bins with equally many entries each, all of them keeping or all of them changing the sign of the imaginary part.
+struct RunOf<'a, B> {
+    targets: &'a [B],
+    /// Input bins and coefficients, `entries` for each target.
+    sources: &'a [B],
+    stored: std::ops::Range<usize>,
+    entries: usize,
+    flips: bool,
 }
 
-/// The output bins that have entries, and where these stand in stored order. An iterator, not a callback: the body of the
-/// loop over it is compiled where [`Widest`] wants it.
-struct Targets<'a> {
-    runs: std::slice::Iter<'a, Run>,
-    targets: std::slice::Iter<'a, u32>,
-    /// Targets left of the run, and entries of each.
-    left: usize,
-    entries: usize,
+/// The plan's runs. An iterator, not a callback: the body of the loop over it is compiled with what runs it.
+struct Runs<'a, B> {
+    parts: [std::slice::Iter<'a, Run>; 2],
+    targets: &'a [B],
+    sources: &'a [B],
     at: usize,
 }
 
-impl<'a> Targets<'a> {
-    #[inline(always)]
-    fn of(plan: &'a Plan) -> Self {
-        Self { runs: plan.runs.iter(), targets: plan.targets.iter(), left: 0, entries: 0, at: 0 }
-    }
-}
-
-impl Iterator for Targets<'_> {
-    type Item = (usize, std::ops::Range<usize>);
+impl<'a, B> Iterator for Runs<'a, B> {
+    type Item = RunOf<'a, B>;
 
     #[inline(always)]
     fn next(&mut self) -> Option<Self::Item> {
-        if self.left == 0 {
-            let run = self.runs.next()?;
-            (self.left, self.entries) = (run.targets, run.entries);
-        }
-        let target = *self.targets.next()? as usize;
-        self.left -= 1;
+        let [keep, flip] = &mut self.parts;
+        let (run, flips) = match keep.next() {
+            Some(run) => (run, false),
+            None => (flip.next()?, true),
+        };
+        let (targets, sources);
+        (targets, self.targets) = self.targets.split_at(run.targets);
+        (sources, self.sources) = self.sources.split_at(run.targets * run.entries);
         let start = self.at;
-        self.at += self.entries;
-        Some((target, start..self.at))
+        self.at += sources.len();
+        Some(RunOf { targets, sources, stored: start..self.at, entries: run.entries, flips })
     }
 }
 
-struct Apply<'a> {
-    plan: &'a Plan,
-    stored: &'a [f32],
-    scale: f32,
-    input: &'a [Complex32],
-    output: &'a mut [Complex32],
+/// Runs a loop over the plan's runs, with bins of either width.
+macro_rules! for_runs {
+    ($plan:expr, |$run:ident| $body:block) => {
+        match &$plan.bins {
+            Bins::Narrow { targets, sources } => for_runs!($plan, targets, sources, $run, $body),
+            Bins::Wide { targets, sources } => for_runs!($plan, targets, sources, $run, $body),
+        }
+    };
+    ($plan:expr, $targets:ident, $sources:ident, $run:ident, $body:block) => {{
+        let runs = Runs {
+            parts: [$plan.parts[0].iter(), $plan.parts[1].iter()],
+            targets: $targets,
+            sources: $sources,
+            at: 0,
+        };
+        for $run in runs $body
+    }};
 }
 
-impl Widest for Apply<'_> {
-    type Out = ();
+/// A bin's index, two or four bytes wide.
+trait Bin: Copy {
+    fn at(self) -> usize;
+}
 
+impl Bin for u16 {
     #[inline(always)]
-    fn run<const F: bool>(self) {
-        let Self { plan, stored, scale, input, output } = self;
-        for_width!(plan, |sources| {
-            let (mut targets, mut sources, mut stored) = (&*plan.targets, &**sources, stored);
-            for &Run { targets: count, entries } in &plan.runs {
-                let now = (take(&mut targets, count), take(&mut sources, count * entries));
-                let run = Bins { targets: now.0, sources: now.1, stored: take(&mut stored, count * entries), scale };
-                match entries {
-                    1 => run.apply::<F, 1>(input, output),
-                    2 => run.apply::<F, 2>(input, output),
-                    3 => run.apply::<F, 3>(input, output),
-                    4 => run.apply::<F, 4>(input, output),
-                    5 => run.apply::<F, 5>(input, output),
-                    6 => run.apply::<F, 6>(input, output),
-                    7 => run.apply::<F, 7>(input, output),
-                    8 => run.apply::<F, 8>(input, output),
-                    many => run.apply_many::<F>(many, input, output),
-                }
-            }
-        });
+    fn at(self) -> usize {
+        usize::from(self)
     }
 }
 
-/// Output bins with equally many entries each.
-struct Bins<'a, S> {
-    targets: &'a [u32],
-    sources: &'a [S],
-    stored: &'a [f32],
-    scale: f32,
+impl Bin for u32 {
+    #[inline(always)]
+    fn at(self) -> usize {
+        self as usize
+    }
 }
 
-impl<S: Source> Bins<'_, S> {
+/// `value` where the sign is kept, `-value` where it changes.
+#[inline(always)]
+fn signed(flips: bool, value: f32) -> f32 {
+    if flips { -value } else { value }
+}
+
+fn apply_row(plan: &Plan, stored: &[f32], scale: f32, input: &[Complex32], output: &mut [Complex32]) {
+    for_runs!(plan, |run| {
+        match run.entries {
+            1 => run.apply::<1>(stored, scale, input, output),
+            2 => run.apply::<2>(stored, scale, input, output),
+            3 => run.apply::<3>(stored, scale, input, output),
+            4 => run.apply::<4>(stored, scale, input, output),
+            5 => run.apply::<5>(stored, scale, input, output),
+            6 => run.apply::<6>(stored, scale, input, output),
+            7 => run.apply::<7>(stored, scale, input, output),
+            8 => run.apply::<8>(stored, scale, input, output),
+            _ => run.apply_many(stored, scale, input, output),
+        }
+    });
+}
+
+impl<B: Bin> RunOf<'_, B> {
     /// With the number of entries known, there is no loop over them.
     #[inline(always)]
-    fn apply<const F: bool, const N: usize>(&self, input: &[Complex32], output: &mut [Complex32]) {
-        let entries = self.sources.as_chunks::<N>().0.iter().zip(self.stored.as_chunks::<N>().0);
+    fn apply<const N: usize>(&self, stored: &[f32], scale: f32, input: &[Complex32], output: &mut [Complex32]) {
+        let stored = &stored[self.stored.clone()];
+        let entries = self.sources.as_chunks::<N>().0.iter().zip(stored.as_chunks::<N>().0);
+        let scale_im = signed(self.flips, scale);
         for (&target, (sources, stored)) in self.targets.iter().zip(entries) {
-            add_bin::<F, S>(sources, stored, self.scale, input, &mut output[target as usize]);
+            add_bin(sources, stored, (scale, scale_im), input, &mut output[target.at()]);
         }
     }
 
     #[inline(always)]
-    fn apply_many<const F: bool>(&self, n: usize, input: &[Complex32], output: &mut [Complex32]) {
-        let entries = self.sources.chunks_exact(n).zip(self.stored.chunks_exact(n));
+    fn apply_many(&self, stored: &[f32], scale: f32, input: &[Complex32], output: &mut [Complex32]) {
+        let stored = &stored[self.stored.clone()];
+        let entries = self.sources.chunks_exact(self.entries).zip(stored.chunks_exact(self.entries));
+        let scale_im = signed(self.flips, scale);
         for (&target, (sources, stored)) in self.targets.iter().zip(entries) {
-            add_bin::<F, S>(sources, stored, self.scale, input, &mut output[target as usize]);
+            add_bin(sources, stored, (scale, scale_im), input, &mut output[target.at()]);
         }
     }
 }
 
 #[inline(always)]
-fn add_bin<const F: bool, S: Source>(
-    sources: &[S],
-    stored: &[f32],
-    scale: f32,
-    input: &[Complex32],
-    z: &mut Complex32,
-) {
-    let (mut re, mut im) = (0.0, 0.0);
+fn add_bin<B: Bin>(sources: &[B], stored: &[f32], scale: (f32, f32), input: &[Complex32], z: &mut Complex32) {
+    let mut sum = Complex32::default();
     for (&source, &c) in sources.iter().zip(stored) {
-        let x = input[source.bin()];
-        re = fma::<F>(c, x.re, re);
-        im = fma::<F>(source.signed(c), x.im, im);
+        sum += input[source.at()] * c;
     }
-    z.re = fma::<F>(scale, re, z.re);
-    z.im = fma::<F>(scale, im, z.im);
-}
-
-/// The first `n` elements of `slice`, which keeps the others.
-#[inline(always)]
-fn take<'s, T>(slice: &mut &'s [T], n: usize) -> &'s [T] {
-    let (first, rest) = slice.split_at(n);
-    *slice = rest;
-    first
+    z.re += scale.0 * sum.re;
+    z.im += scale.1 * sum.im;
 }
 
 struct ApplyLanes<'a> {
@@ -214,70 +214,52 @@ impl Widest for ApplyLanes<'_> {
     fn run<const F: bool>(self) {
         let Self { plan, stored, scale, input, output } = self;
         let (from, to) = (input.fft.slots(), output.fft.slots());
-        for_width!(plan, |sources| for (target, at) in Targets::of(plan) {
-            let mut sum = LaneBin::ZERO;
-            for (&source, &c) in sources[at.clone()].iter().zip(&stored[at]) {
-                let x = &input.bins[from[source.bin()] as usize];
-                let signed = source.signed(c);
+        for_runs!(plan, |run| {
+            let scale_im = signed(run.flips, scale);
+            let stored = stored[run.stored].chunks_exact(run.entries);
+            for (target, (sources, stored)) in run.targets.iter().zip(run.sources.chunks_exact(run.entries).zip(stored))
+            {
+                let mut sum = LaneBin::ZERO;
+                for (source, &c) in sources.iter().zip(stored) {
+                    let x = &input.bins[from[source.at()] as usize];
+                    for l in 0..LANES {
+                        sum.re[l] = fma::<F>(c, x.re[l], sum.re[l]);
+                        sum.im[l] = fma::<F>(c, x.im[l], sum.im[l]);
+                    }
+                }
+                let z = &mut output.bins[to[target.at()] as usize];
                 for l in 0..LANES {
-                    sum.re[l] = fma::<F>(c, x.re[l], sum.re[l]);
-                    sum.im[l] = fma::<F>(signed, x.im[l], sum.im[l]);
+                    z.re[l] = fma::<F>(scale, sum.re[l], z.re[l]);
+                    z.im[l] = fma::<F>(scale_im, sum.im[l], z.im[l]);
                 }
             }
-            let z = &mut output.bins[to[target] as usize];
-            for l in 0..LANES {
-                z.re[l] = fma::<F>(scale, sum.re[l], z.re[l]);
-                z.im[l] = fma::<F>(scale, sum.im[l], z.im[l]);
-            }
         });
     }
 }
 
-struct Adjoint<'a> {
-    plan: &'a Plan,
-    stored: &'a [f32],
-    scale: f32,
-    upstream: &'a [Complex32],
-    output: &'a mut [Complex32],
-}
-
-impl Widest for Adjoint<'_> {
-    type Out = ();
-
-    #[inline(always)]
-    fn run<const F: bool>(self) {
-        let Self { plan, stored, scale, upstream, output } = self;
-        for_width!(plan, |sources| for (target, at) in Targets::of(plan) {
-            let g = upstream[target] * scale;
-            for (&source, &c) in sources[at.clone()].iter().zip(&stored[at]) {
-                let y = &mut output[source.bin()];
-                y.re = fma::<F>(c, g.re, y.re);
-                y.im = fma::<F>(source.signed(c), g.im, y.im);
+fn adjoint_row(plan: &Plan, stored: &[f32], scale: f32, upstream: &[Complex32], output: &mut [Complex32]) {
+    for_runs!(plan, |run| {
+        let stored = stored[run.stored].chunks_exact(run.entries);
+        for (target, (sources, stored)) in run.targets.iter().zip(run.sources.chunks_exact(run.entries).zip(stored)) {
+            let g = upstream[target.at()];
+            let g = Complex32::new(scale * g.re, signed(run.flips, scale * g.im));
+            for (source, &c) in sources.iter().zip(stored) {
+                output[source.at()] += g * c;
             }
-        });
-    }
+        }
+    });
 }
 
-struct Gradient<'a> {
-    plan: &'a Plan,
-    scale: f32,
-    input: &'a [Complex32],
-    upstream: &'a [Complex32],
-    gradient: &'a mut [f32],
-}
-
-impl Widest for Gradient<'_> {
-    type Out = ();
-
-    #[inline(always)]
-    fn run<const F: bool>(self) {
-        let Self { plan, scale, input, upstream, gradient } = self;
-        for_width!(plan, |sources| for (target, at) in Targets::of(plan) {
-            let g = upstream[target] * scale;
-            for (&source, out) in sources[at.clone()].iter().zip(&mut gradient[at]) {
-                let x = input[source.bin()];
-                *out += fma::<F>(g.re, x.re, source.signed(g.im) * x.im);
+fn gradient_row(plan: &Plan, scale: f32, input: &[Complex32], upstream: &[Complex32], gradient: &mut [f32]) {
+    for_runs!(plan, |run| {
+        let out = gradient[run.stored].chunks_exact_mut(run.entries);
+        for (target, (sources, out)) in run.targets.iter().zip(run.sources.chunks_exact(run.entries).zip(out)) {
+            let g = upstream[target.at()];
+            let g = Complex32::new(scale * g.re, signed(run.flips, scale * g.im));
+            for (source, out) in sources.iter().zip(out) {
+                let x = input[source.at()];
+                *out += g.re * x.re + g.im * x.im;
             }
-        });
-    }
+        }
+    });
 }

@@ -114,6 +114,7 @@ macro_rules! radix {
 
             // References, not slices: they tell the compiler that no two elements overlap.
             #[inline(always)]
+            #[allow(clippy::too_many_arguments)]
             fn after<const F: bool>($first: &mut LaneBin, $($x: &mut LaneBin,)* w: &[Complex32]) {
                 let mut factors = [Complex32::default(); $radix];
                 factors[1..].copy_from_slice(w);
@@ -125,6 +126,7 @@ macro_rules! radix {
             }
 
             #[inline(always)]
+            #[allow(clippy::too_many_arguments)]
             fn before<const F: bool>($first: &mut LaneBin, $($x: &mut LaneBin,)* w: &[Complex32]) {
                 let mut factors = [Complex32::default(); $radix];
                 factors[1..].copy_from_slice(w);
