@@ -8,6 +8,7 @@
 
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -44,7 +45,8 @@ struct Job {
 
 struct Shared {
     gate: Padded<AtomicU64>,
-    next: Padded<AtomicUsize>,
+    /// The next task of each thread's share of the job: thread w's begins at task w · tasks / threads.
+    next: Box<[Padded<AtomicUsize>]>,
     job: UnsafeCell<Option<Job>>,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     stop: AtomicBool,
@@ -90,7 +92,7 @@ impl Pool {
         }
         let shared = Arc::new(Shared {
             gate: Padded(AtomicU64::new(0)),
-            next: Padded(AtomicUsize::new(0)),
+            next: (0..threads).map(|_| Padded(AtomicUsize::new(0))).collect(),
             job: UnsafeCell::new(None),
             panic: Mutex::new(None),
             stop: AtomicBool::new(false),
@@ -156,7 +158,9 @@ impl Pool {
         // SAFETY: only the lifetime is erased. The pointer is followed only by workers inside the gate, and this function does not
         // return before the gate is closed and empty.
         let task: *const Task<'static> = unsafe { std::mem::transmute::<*const Task<'_>, *const Task<'static>>(task) };
-        shared.next.0.store(0, Ordering::Relaxed);
+        for (worker, next) in shared.next.iter().enumerate() {
+            next.0.store(shared.share(worker, tasks).start, Ordering::Relaxed);
+        }
         // SAFETY: this thread holds the submit lock and the gate is closed and empty, so nobody else looks at the job.
         unsafe { *shared.job.get() = Some(Job { task, tasks }) };
         shared.open();
@@ -222,19 +226,30 @@ impl Shared {
         }
     }
 
-    /// Runs tasks until none is left.
+    /// The tasks that a thread begins with.
+    fn share(&self, worker: usize, tasks: usize) -> Range<usize> {
+        let bound = |worker: usize| (worker as u128 * tasks as u128 / self.next.len() as u128) as usize;
+        bound(worker)..bound(worker + 1)
+    }
+
+    /// Runs tasks until none is left: first those of the thread's own share in order, because neighbouring tasks read
+    /// neighbouring memory, then what the others have not begun.
     fn drain(&self, worker: usize, task: *const Task<'static>, tasks: usize) {
         let _running = Running::enter(self, worker);
         // SAFETY: the thread is inside the gate or is the caller itself, so the task is alive (see `run_indexed`).
         let task = unsafe { &*task };
-        loop {
-            let i = self.next.0.fetch_add(1, Ordering::Relaxed);
-            if i >= tasks {
-                return;
-            }
-            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| task(worker, i))) {
-                self.next.0.store(tasks, Ordering::Relaxed);
-                lock(&self.panic).get_or_insert(payload);
+        let threads = self.next.len();
+        for owner in (worker..threads).chain(0..worker) {
+            let (next, end) = (&self.next[owner].0, self.share(owner, tasks).end);
+            loop {
+                let i = next.fetch_add(1, Ordering::Relaxed);
+                if i >= end {
+                    break;
+                }
+                if let Err(payload) = catch_unwind(AssertUnwindSafe(|| task(worker, i))) {
+                    self.next.iter().for_each(|next| next.0.store(tasks, Ordering::Relaxed));
+                    lock(&self.panic).get_or_insert(payload);
+                }
             }
         }
     }
