@@ -10,6 +10,7 @@
 mod multiversion;
 
 mod activations;
+mod ahead;
 mod aligned;
 pub mod attention;
 pub mod ceiling;

@@ -6,6 +6,8 @@
 //! a fixed size and nothing else is copied. The order of its elements is between the two functions of a kernel: AVX-512 has
 //! unsigned bytes, column by column in fours, `[columns / 4][PANEL_ROWS][4]`, and NEON signed ones in halves of the rows.
 
+use super::Aligned;
+
 /// Weight rows of a panel.
 pub const PANEL_ROWS: usize = 32;
 /// Columns of a panel: with the activations of a few rows it stays in the second-level cache.
@@ -13,24 +15,18 @@ pub const CHUNK: usize = 2048;
 /// Finest group of columns that share a scale.
 const GROUP: usize = super::formats::GROUP;
 
-/// A cache line, which the vectors' loads do not cross.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
-
-/// One worker's repacked weights.
+/// One worker's repacked weights, which start on cache lines that the vectors' loads then do not cross.
 pub struct Panel {
-    lanes: Box<[Line]>,
-    scales: Box<[Line]>,
-    offsets: Box<[Line]>,
+    lanes: Aligned,
+    scales: Aligned,
+    offsets: Aligned,
 }
 
 impl Panel {
     /// A panel of [`PANEL_ROWS`] × [`CHUNK`].
     pub fn new() -> Self {
-        let lines = |bytes: usize| vec![Line([0; 64]); bytes / 64].into_boxed_slice();
-        let groups = lines(PANEL_ROWS * (CHUNK / GROUP) * size_of::<f32>());
-        Self { lanes: lines(PANEL_ROWS * CHUNK), scales: groups.clone(), offsets: groups }
+        let groups = || Aligned::new(PANEL_ROWS * (CHUNK / GROUP));
+        Self { lanes: Aligned::new(PANEL_ROWS * CHUNK / size_of::<f32>()), scales: groups(), offsets: groups() }
     }
 
     /// Lanes, [`PANEL_ROWS`] · [`CHUNK`] bytes.
@@ -40,12 +36,12 @@ impl Panel {
 
     /// Scales, [`PANEL_ROWS`] for each group of 16 or 32 columns as the format has them.
     pub fn scales(&mut self) -> *mut f32 {
-        self.scales.as_mut_ptr().cast()
+        self.scales.as_mut_ptr()
     }
 
     /// Offsets, as the scales.
     pub fn offsets(&mut self) -> *mut f32 {
-        self.offsets.as_mut_ptr().cast()
+        self.offsets.as_mut_ptr()
     }
 }
 
