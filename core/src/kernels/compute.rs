@@ -4,7 +4,6 @@ use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use super::activations::Row;
-use super::ahead::Ahead;
 use super::isa::{Batched, Form, Kernel, Kernels, PanelFn};
 use super::panel::{self, CHUNK, MultiplyFn, Target, UnpackFn};
 use super::{Activations, KernelChoice, KernelError, Matrix, Pool, Tier};
@@ -65,18 +64,15 @@ impl Compute {
     /// # Panics
     /// If `x` has not `w.cols()` columns, `out` is not `x.rows() · w.rows()` long, or `x` was loaded without the form `w` needs.
     pub fn matmul(&self, w: Matrix<'_>, x: &Activations, out: &mut [f32]) {
-        self.matmul_group(&mut [(w, out)], x, &[]);
+        self.matmul_group(&mut [(w, out)], x);
     }
 
     /// Several products with the same activations, as one job of the pool: query, key and value projections, or gate and up.
-    /// Each is as [`matmul`](Self::matmul). `next` are the matrices of the products after these, where the caller knows them:
-    /// for a single activation row, threads that wait for the caller meanwhile bring them nearer.
+    /// Each is as [`matmul`](Self::matmul).
     ///
     /// # Panics
     /// As [`matmul`](Self::matmul), for any of the products.
-    pub fn matmul_group(&self, jobs: &mut [(Matrix<'_>, &mut [f32])], x: &Activations, next: &[Matrix<'_>]) {
-        let next = if x.rows() == 1 { next } else { &[] };
-        let ahead = Ahead::of(next.iter().map(Matrix::data));
+    pub fn matmul_group(&self, jobs: &mut [(Matrix<'_>, &mut [f32])], x: &Activations) {
         for jobs in jobs.chunks_mut(GROUP_JOBS) {
             let mut group = [const { None }; GROUP_JOBS];
             let mut tasks = 0;
@@ -85,15 +81,14 @@ impl Compute {
                 tasks += job.tasks();
                 *slot = Some(job);
             }
-            let run = |worker: usize, mut task: usize| {
+            self.pool.run_indexed(tasks, &|worker, mut task| {
                 for job in group.iter().flatten() {
                     if task < job.tasks() {
                         return job.run(task, x, &self.panels[worker]);
                     }
                     task -= job.tasks();
                 }
-            };
-            self.pool.run_before(tasks, &run, ahead);
+            });
         }
     }
 

@@ -54,11 +54,6 @@ impl<'a> Matrix<'a> {
         self.row_bytes
     }
 
-    /// The bytes of all rows.
-    pub(super) fn data(&self) -> &'a [u8] {
-        self.data
-    }
-
     /// The bytes of row `i`.
     ///
     /// # Panics

@@ -10,7 +10,6 @@
 mod multiversion;
 
 mod activations;
-mod ahead;
 mod aligned;
 pub mod attention;
 pub mod ceiling;

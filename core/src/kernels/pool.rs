@@ -15,7 +15,6 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::ahead::{Ahead, LINE, prefetch};
 use super::{Cores, KernelError};
 
 /// Polls of the gate before a worker without work goes to sleep; tens of microseconds, about the time between
@@ -42,7 +41,6 @@ struct Padded<T>(T);
 struct Job {
     task: *const Task<'static>,
     tasks: usize,
-    ahead: Ahead,
 }
 
 struct Shared {
@@ -141,12 +139,6 @@ impl Pool {
     /// # Panics
     /// As [`run`](Self::run).
     pub fn run_indexed(&self, tasks: usize, task: &(dyn Fn(usize, usize) + Sync)) {
-        self.run_before(tasks, task, Ahead::NOTHING);
-    }
-
-    /// As [`run_indexed`](Self::run_indexed), for a caller that knows what the job after this one will read: while the caller is
-    /// between the two, idle workers bring the beginning of their shares of it into their caches.
-    pub(super) fn run_before(&self, tasks: usize, task: &(dyn Fn(usize, usize) + Sync), ahead: Ahead) {
         if tasks == 0 {
             return;
         }
@@ -170,7 +162,7 @@ impl Pool {
             next.0.store(shared.share(worker, tasks).start, Ordering::Relaxed);
         }
         // SAFETY: this thread holds the submit lock and the gate is closed and empty, so nobody else looks at the job.
-        unsafe { *shared.job.get() = Some(Job { task, tasks, ahead }) };
+        unsafe { *shared.job.get() = Some(Job { task, tasks }) };
         shared.open();
         shared.drain(0, task, tasks);
         shared.close_and_wait();
@@ -267,7 +259,6 @@ impl Shared {
         let mut last_job = 0;
         let mut spins = 0;
         let mut turn = Instant::now();
-        let mut ahead = 0..0;
         while !self.stop.load(Ordering::Relaxed) {
             let gate = self.gate.0.load(Ordering::Acquire);
             let job = gate >> JOB_SHIFT;
@@ -278,7 +269,6 @@ impl Shared {
                 // SAFETY: this thread is inside the gate, so the caller does not write the job until it leaves.
                 if let Some(job) = unsafe { &*self.job.get() } {
                     self.drain(worker, job.task, job.tasks);
-                    ahead = job.ahead.share(worker, self.next.len());
                 }
                 self.gate.0.fetch_sub(1, Ordering::Release);
                 last_job = job;
@@ -287,8 +277,6 @@ impl Shared {
                     std::thread::yield_now();
                     turn = Instant::now();
                 }
-            } else if let Some(line) = ahead.next() {
-                prefetch(line * LINE);
             } else if spins < SPINS_BEFORE_SLEEP {
                 spins += 1;
                 std::hint::spin_loop();

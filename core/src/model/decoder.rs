@@ -193,7 +193,7 @@ impl Decoder {
         let out = &mut out[..rows * self.hidden];
         let (q, k, v) = (&mut q[..rows * q_len], &mut k[..rows * kv_len], &mut v[..rows * kv_len]);
 
-        let project = Projection { gguf, compute, adapters, layer: index, next: &[&attention.o] };
+        let project = Projection { gguf, compute, adapters, layer: index };
         let group = [(LinearKind::Q, &attention.q), (LinearKind::K, &attention.k), (LinearKind::V, &attention.v)];
         let before = index.checked_sub(1).and_then(|before| self.layers.get(before));
         let residual = Residual {
@@ -214,7 +214,6 @@ impl Decoder {
         let mixed = &mut mixed[..rows * q_len];
         heads.attend(compute.pool(), kv_layer, start, q, turn(&attention.q_norm), mixed, workers);
 
-        let project = Projection { next: &[&layer.mlp.gate, &layer.mlp.up], ..project };
         project.run(activations, deltas, [(LinearKind::O, &attention.o)], [mixed], |_, _| {}, [out])
     }
 
@@ -228,7 +227,7 @@ impl Decoder {
         let out = &mut out[..rows * self.hidden];
         let (gate, up) = (&mut gate[..rows * self.inner], &mut up[..rows * self.inner]);
 
-        let project = Projection { gguf, compute, adapters, layer: index, next: &[&mlp.down] };
+        let project = Projection { gguf, compute, adapters, layer: index };
         let group = [(LinearKind::Gate, &mlp.gate), (LinearKind::Up, &mlp.up)];
         let residual =
             Residual { gguf, out: Some(&*out), post_norm: layer.attention_post_norm.as_ref(), norm: &layer.mlp_norm };
@@ -236,11 +235,6 @@ impl Decoder {
         project.run(activations, deltas, group, [normed, x], fill, [&mut *gate, &mut *up])?;
 
         let fill = |_, [gate, up]: [&mut [f32]; 2]| mlp.activation.gate(gate, up);
-        let next = match self.layers.get(index + 1) {
-            Some(Layer { attention: Attention { q, k, v, .. }, .. }) => &[q, k, v][..],
-            None => &[&self.head],
-        };
-        let project = Projection { next, ..project };
         project.run(activations, deltas, [(LinearKind::Down, &mlp.down)], [gate, up], fill, [out])
     }
 
@@ -304,17 +298,12 @@ impl Residual<'_> {
     }
 }
 
-/// Linears at most that read the same rows.
-const NEXT: usize = 3;
-
 /// What a group of linears that read the same rows is computed with.
 struct Projection<'a> {
     gguf: &'a Gguf,
     compute: &'a Compute,
     adapters: &'a ActiveAdapters,
     layer: usize,
-    /// The linears after these.
-    next: &'a [&'a Linear],
 }
 
 impl Projection<'_> {
@@ -330,7 +319,7 @@ impl Projection<'_> {
         fill: impl Fn(usize, [&mut [f32]; B]) + Sync,
         mut outs: [&mut [f32]; N],
     ) -> Result<(), ModelError> {
-        let Self { gguf, compute, adapters, layer, next } = *self;
+        let Self { gguf, compute, adapters, layer } = *self;
         let rows = buffers[0].len() / group[0].1.shape().1;
         let types = group.map(|(_, linear)| linear.ty());
         activations.load_filled(compute, &types, rows, buffers.each_mut().map(|buffer| &mut **buffer), fill);
@@ -340,11 +329,7 @@ impl Projection<'_> {
         }
         let mut targets = outs.iter_mut();
         let mut jobs = matrices.map(|matrix| (matrix, targets.next().map_or(&mut [][..], |out| &mut **out)));
-        let mut ahead = [matrices[0]; NEXT];
-        for (ahead, linear) in ahead.iter_mut().zip(next) {
-            *ahead = linear.matrix(gguf)?;
-        }
-        compute.matmul_group(&mut jobs, activations, &ahead[..next.len().min(ahead.len())]);
+        compute.matmul_group(&mut jobs, activations);
         for ((_, linear), out) in group.iter().zip(&mut outs) {
             add_bias(gguf, linear, out);
         }
