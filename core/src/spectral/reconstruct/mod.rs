@@ -1,8 +1,8 @@
 //! The change as a dense matrix.
 //!
-//! An adapter's spectrum is sparse, so every row of `ΔW` is [made on its own](rows) from the entries, by one
+//! An adapter's spectrum is sparse, so every row of `ΔW` is made on its own (`rows`) from the entries, by one
 //! transform straight into its place. Where entries are so many that going through them for every row would be most of
-//! the work, a [row–column transform](panels) is the shorter way. Both use that `ΔW` is real twice over: half spectra, and
+//! the work, a row–column transform (`panels`) is the shorter way. Both use that `ΔW` is real twice over: half spectra, and
 //! `ΔW[p, q] = ΔW[−p, −q]`.
 
 mod panels;
