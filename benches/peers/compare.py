@@ -11,11 +11,11 @@ Each repetition starts every contender of every section in a fresh process, one 
 drifts drifts for all of them. The sections:
 
     threads 2    as many threads as phones have fast cores; Timbre with no adapter, with one on q and v, and with one on all
-                 seven linear kinds of every layer (n = 1000)
-    threads 1    the same on one thread
+                 seven linear kinds of every layer (n = 1000); candle once
+    threads 1    the same on one thread, without candle
     neighbour    two threads while another process burns one core
     memory       a prompt as long as the context (--ctx, 2048 tokens), so that every page of the KV cache has been written, with
-                 keys and values in f16 and in q8_0; candle keeps them in f32
+                 keys and values in f16 and in q8_0; candle, once, keeps them in f32
 
 Anonymous memory is the kernel's (`smaps_rollup`), llama.cpp's without what its Python process had before. Load is from nothing to
 a model and a context that can run, with the file in the page cache. Linux only.
@@ -35,8 +35,8 @@ HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 BUILT = ROOT / "target/release"
 SECTIONS = ["threads 2", "threads 1", "neighbour", "memory"]
-# Measured in the first repetition only: what memory it takes does not vary, and its prompt takes a minute.
-ONCE = {("memory", "candle")}
+# Measured in the first repetition only: a repetition takes minutes, and candle is far from the others.
+ONCE = {"candle"}
 # No measurement takes this long; a neighbour that outlives its measurement ends by itself.
 TIMEOUT_S = 600
 BURN = f"import time\nend = time.monotonic() + {TIMEOUT_S}\nwhile time.monotonic() < end: pass"
@@ -110,7 +110,6 @@ def contenders(args):
     def speed(t):
         return {
             "llama.cpp": lambda: llama(*short, t),
-            "candle": lambda: candle(*short, t),
             "timbre": lambda: timbre(*short, t),
             "timbre + adapter": lambda: timbre(*short, t, qv),
             "timbre + adapter on all": lambda: timbre(*short, t, every),
@@ -122,7 +121,7 @@ def contenders(args):
     memory |= {"timbre q8_0": lambda: timbre(*long, 2, kv="q8_0")}
     both = {"llama.cpp": lambda: llama(*short, 2), "timbre": lambda: timbre(*short, 2)}
     both |= {"timbre + adapter": lambda: timbre(*short, 2, qv)}
-    sections = {"threads 2": speed(2), "threads 1": speed(1), "neighbour": both, "memory": memory}
+    sections = {"threads 2": speed(2) | {"candle": lambda: candle(*short, 2)}, "threads 1": speed(1), "neighbour": both, "memory": memory}
     if args.without_candle:
         for section in sections.values():
             section.pop("candle", None)
@@ -184,7 +183,7 @@ def main():
     for repetition in range(args.r):
         for name, section in calls.items():
             for contender, measure in section.items():
-                if repetition > 0 and (name, contender) in ONCE:
+                if repetition > 0 and contender in ONCE:
                     continue
                 print(f"{repetition + 1}/{args.r} {name}: {contender}", file=sys.stderr, flush=True)
                 with neighbour(name == "neighbour"):
