@@ -2,7 +2,7 @@
 
     pip install torch
     cargo build --release -p timbre-benches --bin reconstruct
-    python benches/peers/reconstruct.py --side 4096 --entries 1000 -r 9 --out benches/results/reconstruct.json
+    python benches/peers/reconstruct.py --side 4096 --entries 1000 -r 9 --out benches/results/dense/reconstruct.json
 
 Both stay in their process and run once each, in turn, so that a machine whose speed drifts drifts for both; the first
 turn warms up and is not counted. torch is timed twice: the transform and its real part alone, on a spectrum that is
