@@ -1,36 +1,16 @@
 //! What loaded adapters cost in memory, counted by the allocator.
 
 mod adapter_support;
+#[path = "common/bytes.rs"]
+mod bytes;
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
 use adapter_support::{fixture, smollm2};
+use bytes::NOW;
 use timbre::adapter::{AdapterFile, Registry};
 use timbre::spectral::PlanCache;
-
-static NOW: AtomicUsize = AtomicUsize::new(0);
-
-struct Counting;
-
-// SAFETY: every call is passed on to the system's allocator unchanged; what is not overridden goes through these two.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        NOW.fetch_add(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller keeps `alloc`'s contract.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        NOW.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller keeps `dealloc`'s contract.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
 
 // One test alone in its file: nothing else allocates meanwhile.
 #[test]
