@@ -101,7 +101,7 @@ impl Activations {
     /// # Panics
     /// If `x` is not `rows · cols` long.
     pub fn load(&mut self, compute: &Compute, rows: usize, cols: usize, x: &[f32]) {
-        self.load_forms(compute, rows, cols, x, true, compute.tier() != Tier::Reference);
+        self.load_forms(compute, rows, cols, x, (true, compute.tier() != Tier::Reference));
     }
 
     /// As [`load`](Self::load), in the forms that weights of the given `types` need only.
@@ -109,8 +109,7 @@ impl Activations {
     /// # Panics
     /// If `x` is not `rows · cols` long.
     pub fn load_for(&mut self, compute: &Compute, types: &[GgmlType], rows: usize, cols: usize, x: &[f32]) {
-        let needs = |form| types.iter().any(|&ty| compute.form(ty) == form);
-        self.load_forms(compute, rows, cols, x, needs(Form::F32), needs(Form::Int8));
+        self.load_forms(compute, rows, cols, x, forms(compute, types));
     }
 
     /// Lets `fill` compute every row of the first of `buffers`, and takes each in while it is still in the cache. The buffers are
@@ -128,14 +127,12 @@ impl Activations {
         fill: impl Fn(usize, [&mut [f32]; N]) + Sync,
     ) {
         const { assert!(N > 0) };
-        let needs = |form| types.iter().any(|&ty| compute.form(ty) == form);
-        let forms = (needs(Form::F32), needs(Form::Int8));
         let parts = buffers.map(|buffer| {
             let cols = buffer.len().checked_div(rows).unwrap_or(0);
             assert_eq!(buffer.len(), rows * cols, "activation size");
             (Parts::new(buffer), cols)
         });
-        self.load_rows(compute, rows, parts[0].1, forms, &|t| {
+        self.load_rows(compute, rows, parts[0].1, forms(compute, types), &|t| {
             // SAFETY: each row is loaded by one task, and rows do not overlap.
             fill(t, parts.each_ref().map(|(part, cols)| unsafe { part.part(t, *cols) }));
             // SAFETY: as above; `fill` has given its borrow back.
@@ -143,9 +140,9 @@ impl Activations {
         });
     }
 
-    fn load_forms(&mut self, compute: &Compute, rows: usize, cols: usize, x: &[f32], f32_form: bool, int8_form: bool) {
+    fn load_forms(&mut self, compute: &Compute, rows: usize, cols: usize, x: &[f32], forms: (bool, bool)) {
         assert_eq!(Some(x.len()), rows.checked_mul(cols), "activation size");
-        self.load_rows(compute, rows, cols, (f32_form, int8_form), &|t| &x[t * cols..][..cols]);
+        self.load_rows(compute, rows, cols, forms, &|t| &x[t * cols..][..cols]);
     }
 
     /// Takes in the rows that `row_of` returns, each asked for once.
@@ -257,6 +254,12 @@ impl Activations {
             Form::Int8 => self.has_int8,
         }
     }
+}
+
+/// Whether weights of these types need rows in f32, and in int8.
+fn forms(compute: &Compute, types: &[GgmlType]) -> (bool, bool) {
+    let needs = |form| types.iter().any(|&ty| compute.form(ty) == form);
+    (needs(Form::F32), needs(Form::Int8))
 }
 
 /// Puts the first halves of four blocks of 32 before their second halves, both in the order of blocks 0, 2, 1, 3: one vector

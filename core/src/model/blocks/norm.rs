@@ -1,7 +1,7 @@
 //! Root-mean-square norm.
 
 use crate::gguf::Gguf;
-use crate::kernels::{Pool, for_each_chunk, vector};
+use crate::kernels::vector;
 
 use super::super::Vector;
 
@@ -15,12 +15,6 @@ pub struct RmsNorm {
 }
 
 impl RmsNorm {
-    /// Normalises every row of `x` into `out`.
-    pub fn forward(&self, gguf: &Gguf, pool: &Pool, x: &[f32], out: &mut [f32]) {
-        let dim = self.weight.get(gguf).len();
-        for_each_chunk(pool, [(out, dim)], |_, row, [out]| self.row(gguf, &x[row * dim..][..dim], out));
-    }
-
     /// Normalises one row.
     pub fn row(&self, gguf: &Gguf, x: &[f32], out: &mut [f32]) {
         vector::rms_norm(x, self.weight.get(gguf), self.eps, out);
