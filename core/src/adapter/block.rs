@@ -107,6 +107,7 @@ impl DeltaBlock {
         assert_eq!(self.dense_len, values, "changes to one output differ in length");
         for (x, y) in rows.chunks_exact(cols).zip(self.dense.chunks_exact_mut(len)) {
             self.row.begin_input();
+            self.row.begin_upstream();
             self.row.begin_output();
             f(x, &mut self.row);
             self.row.finish(y, None);

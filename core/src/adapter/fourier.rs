@@ -83,6 +83,15 @@ impl Delta for FourierDelta {
         self.stored.len()
     }
 
+    fn read_parameters(&self, out: &mut [f32]) {
+        out.copy_from_slice(&self.stored);
+    }
+
+    fn with_parameters(&self, parameters: &[f32]) -> Arc<dyn Delta> {
+        assert_eq!(parameters.len(), self.stored.len(), "parameters of a module");
+        Arc::new(Self { plan: Arc::clone(&self.plan), stored: parameters.into(), alpha: self.alpha })
+    }
+
     fn bytes(&self) -> usize {
         size_of::<Self>() + size_of_val(&*self.stored)
     }
