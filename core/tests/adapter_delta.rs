@@ -106,6 +106,17 @@ impl Delta for Outer {
         self.0.len() + self.1.len()
     }
 
+    fn read_parameters(&self, out: &mut [f32]) {
+        let (b, a) = out.split_at_mut(self.0.len());
+        b.copy_from_slice(&self.0);
+        a.copy_from_slice(&self.1);
+    }
+
+    fn with_parameters(&self, parameters: &[f32]) -> Arc<dyn Delta> {
+        let (b, a) = parameters.split_at(self.0.len());
+        Arc::new(Self(b.to_vec(), a.to_vec()))
+    }
+
     fn bytes(&self) -> usize {
         4 * self.parameters()
     }
