@@ -50,7 +50,7 @@ fn product(
 ) {
     let matrix = Matrix::new(ty, rows, COLS, data).unwrap();
     let x = noise(batch * COLS, 7);
-    let mut activations = Activations::with_capacity(batch, COLS);
+    let mut activations = Activations::with_capacity(compute, batch, COLS);
     activations.load(compute, batch, COLS, &x);
     let mut out = vec![0.0; batch * rows];
     let mut group = c.benchmark_group(group);

@@ -27,7 +27,7 @@ fn products_do_not_allocate() {
                 all.wait();
                 COUNTED.set(true);
             });
-            let mut x = Activations::with_capacity(BATCH, COLS);
+            let mut x = Activations::with_capacity(&compute, BATCH, COLS);
             for ty in GgmlType::ALL {
                 let data = vec![0x11u8; ty.row_bytes(COLS).unwrap() * ROWS];
                 let w = Matrix::new(ty, ROWS, COLS, &data).unwrap();

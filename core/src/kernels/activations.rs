@@ -3,7 +3,7 @@
 use super::formats::{GROUP, MAX_BLOCK};
 use super::isa::Form;
 use super::panel::Batch;
-use super::{Compute, Tier};
+use super::{Compute, Tier, Widest, widest};
 use crate::gguf::GgmlType;
 
 /// Elements that share an activation scale.
@@ -31,12 +31,14 @@ pub struct Activations {
     stride: usize,
     has_f32: bool,
     has_int8: bool,
+    has_words: bool,
     values: Vec<f32>,
     lanes: Vec<i8>,
     fine: Vec<i8>,
     scales: Vec<f32>,
     sums: Vec<f32>,
     block_sums: Vec<f32>,
+    words: Vec<i16>,
     split_lanes: Vec<i8>,
     split_fine: Vec<i8>,
 }
@@ -54,6 +56,9 @@ pub(super) struct Row<'a> {
     pub scales: &'a [f32],
     /// Scale times sum of the elements, for each group of 16.
     pub sums: &'a [f32],
+    /// Both planes in one, `128 · lane + fine`; only where the tier's kernels read it.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+    pub words: &'a [i16],
     /// The coarse plane in [split](split) order, then its last 256 elements in split order once more, counted from the end of
     /// the row, for a step that ends there. Empty unless the row is the only one and the architecture has a kernel that reads it.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
@@ -64,8 +69,9 @@ pub(super) struct Row<'a> {
 }
 
 impl Activations {
-    /// Scratch for up to `max_rows` rows of up to `max_cols` elements; [`load`](Self::load) grows it when given more.
-    pub fn with_capacity(max_rows: usize, max_cols: usize) -> Self {
+    /// Scratch for up to `max_rows` rows of up to `max_cols` elements on `compute`'s tier; [`load`](Self::load) grows it when given
+    /// more.
+    pub fn with_capacity(compute: &Compute, max_rows: usize, max_cols: usize) -> Self {
         let split = if SPLIT { padded(max_cols).saturating_add(MAX_BLOCK) } else { 0 };
         let padded = max_rows.saturating_mul(padded(max_cols));
         Self {
@@ -74,12 +80,14 @@ impl Activations {
             stride: 0,
             has_f32: false,
             has_int8: false,
+            has_words: false,
             values: vec![0.0; max_rows.saturating_mul(max_cols)],
             lanes: vec![0; padded],
             fine: vec![0; padded],
             scales: vec![0.0; padded / GROUP],
             sums: vec![0.0; padded / GROUP],
             block_sums: vec![0.0; padded / BLOCK],
+            words: vec![0; if compute.kernels().words { padded } else { 0 }],
             split_lanes: vec![0; split],
             split_fine: vec![0; split],
         }
@@ -159,6 +167,7 @@ impl Activations {
         self.stride = padded(cols);
         self.has_f32 = f32_form;
         self.has_int8 = int8_form;
+        self.has_words = int8_form && compute.kernels().words;
         if rows == 0 || cols == 0 {
             return;
         }
@@ -174,12 +183,17 @@ impl Activations {
             grow(&mut self.block_sums, rows * stride / BLOCK);
         }
         let quantise = compute.kernels().quantise;
+        let with_words = self.has_words;
+        if with_words {
+            grow(&mut self.words, rows * stride);
+        }
         let values = Parts::new(&mut self.values);
         let lanes = Parts::new(&mut self.lanes);
         let fine = Parts::new(&mut self.fine);
         let scales = Parts::new(&mut self.scales);
         let sums = Parts::new(&mut self.sums);
         let block_sums = Parts::new(&mut self.block_sums);
+        let words = Parts::new(&mut self.words);
         let load_row = |t: usize| {
             let row = row_of(t);
             if f32_form {
@@ -198,6 +212,10 @@ impl Activations {
                 let block_sums = unsafe { block_sums.part(t, stride / BLOCK) };
                 for (block, [first, second]) in block_sums.iter_mut().zip(sums.as_chunks().0) {
                     *block = first + second;
+                }
+                if with_words {
+                    // SAFETY: as above.
+                    widest(Combine { lanes, fine, words: unsafe { words.part(t, stride) } });
                 }
             }
         };
@@ -222,6 +240,7 @@ impl Activations {
         let cols = if self.has_f32 { self.cols } else { 0 };
         let stride = if self.has_int8 { self.stride } else { 0 };
         let groups = stride / GROUP;
+        let words = if self.has_words { stride } else { 0 };
         let alone = if SPLIT && self.rows == 1 && self.has_int8 { stride + MAX_BLOCK } else { 0 };
         Row {
             split_lanes: &self.split_lanes[..alone],
@@ -231,6 +250,7 @@ impl Activations {
             fine: &self.fine[t * stride..][..stride],
             scales: &self.scales[t * groups..][..groups],
             sums: &self.sums[t * groups..][..groups],
+            words: &self.words[t * words..][..words],
         }
     }
 
@@ -244,6 +264,7 @@ impl Activations {
             scales: &self.scales,
             sums: &self.sums,
             block_sums: &self.block_sums,
+            words: &self.words,
         }
     }
 
@@ -252,6 +273,24 @@ impl Activations {
         match form {
             Form::F32 => self.has_f32,
             Form::Int8 => self.has_int8,
+        }
+    }
+}
+
+/// Both planes of a row in one.
+struct Combine<'a> {
+    lanes: &'a [i8],
+    fine: &'a [i8],
+    words: &'a mut [i16],
+}
+
+impl Widest for Combine<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<const FUSED: bool>(self) {
+        for ((word, &lane), &fine) in self.words.iter_mut().zip(self.lanes).zip(self.fine) {
+            *word = COARSE as i16 * i16::from(lane) + i16::from(fine);
         }
     }
 }

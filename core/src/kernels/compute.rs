@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::activations::Row;
 use super::isa::{Batched, Form, Kernel, Kernels, PanelFn};
-use super::panel::{self, CHUNK, MultiplyFn, Target, UnpackFn};
+use super::panel::{self, MultiplyFn, Target, UnpackFn};
 use super::{Activations, KernelChoice, KernelError, Matrix, Pool, Tier};
 use crate::gguf::GgmlType;
 
@@ -154,12 +154,13 @@ impl<'a> Job<'a> {
     fn run(&self, task: usize, x: &Activations, scratch: &Mutex<panel::Panel>) {
         let start = task * self.rows_per_task;
         let end = self.w.rows().min(start + self.rows_per_task);
-        if let Batched::Panel { unpack, multiply } = self.kernel.batch
+        if let Batched::Panel { unpack, multiply, columns } = self.kernel.batch
             && x.rows() > 1
         {
             let mut scratch = scratch.lock().unwrap_or_else(PoisonError::into_inner);
             for first in (start..end).step_by(panel::PANEL_ROWS) {
-                self.run_repacked(first..end.min(first + panel::PANEL_ROWS), x, &mut scratch, unpack, multiply);
+                let rows = first..end.min(first + panel::PANEL_ROWS);
+                self.run_repacked(rows, x, &mut scratch, (unpack, multiply), columns);
             }
             return;
         }
@@ -180,13 +181,13 @@ impl<'a> Job<'a> {
         rows: Range<usize>,
         x: &Activations,
         scratch: &mut panel::Panel,
-        unpack: UnpackFn,
-        multiply: MultiplyFn,
+        (unpack, multiply): (UnpackFn, MultiplyFn),
+        columns: usize,
     ) {
         let w = &self.w;
         let data = w.row_range(rows.start, rows.end);
-        for start in (0..w.cols()).step_by(CHUNK) {
-            let cols = CHUNK.min(w.cols() - start);
+        for start in (0..w.cols()).step_by(columns) {
+            let cols = columns.min(w.cols() - start);
             let target = Target {
                 // SAFETY: a weight row of the job, and the output has one for each.
                 out: unsafe { self.out.add(rows.start) },

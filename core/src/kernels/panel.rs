@@ -4,13 +4,14 @@
 //! that a vector's lanes are weight rows, beside a scale and an offset for each row and group of columns. It is filled from
 //! the mapped blocks, used for every activation row of the batch, and filled again with the next rows; a worker keeps one of
 //! a fixed size and nothing else is copied. The order of its elements is between the two functions of a kernel: AVX-512 has
-//! unsigned bytes, column by column in fours, `[columns / 4][PANEL_ROWS][4]`, and NEON signed ones in halves of the rows.
+//! unsigned bytes, column by column in fours, `[columns / 4][PANEL_ROWS][4]`, NEON signed ones in halves of the rows, and AVX2
+//! words of 16 bits in pairs of columns, `[columns / 2][PANEL_ROWS][2]`, of correspondingly fewer columns.
 
 use super::Aligned;
 
 /// Weight rows of a panel.
 pub const PANEL_ROWS: usize = 32;
-/// Columns of a panel: with the activations of a few rows it stays in the second-level cache.
+/// Columns of a panel, at most: with the activations of a few rows it stays in the second-level cache.
 pub const CHUNK: usize = 2048;
 /// Finest group of columns that share a scale.
 const GROUP: usize = super::formats::GROUP;
@@ -62,6 +63,9 @@ pub struct Batch<'a> {
     pub sums: &'a [f32],
     /// Scaled sum of each block of 32.
     pub block_sums: &'a [f32],
+    /// Both planes in one, `128 · lane + fine`, row-major; only where the tier's kernels read it.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+    pub words: &'a [i16],
 }
 
 /// Where a panel's products go: `out[t · stride + r]` for activation row `t` and the panel's weight row `r`.

@@ -68,7 +68,7 @@ impl Scratch {
             angles: rows(angles),
             logits: vec![0.0; decoder.vocab],
             vocab: decoder.vocab,
-            activations: Activations::with_capacity(batch, widest),
+            activations: Activations::with_capacity(compute, batch, widest),
             deltas: (0..workers).map(|_| delta()).collect(),
             attention: AttentionScratch::new(decoder.layers.iter().map(|l| l.attention.heads), workers),
         }

@@ -53,7 +53,7 @@ impl Case {
     }
 
     fn run(&self, compute: &Compute) -> Vec<f32> {
-        let mut x = Activations::with_capacity(self.batch, self.cols);
+        let mut x = Activations::with_capacity(compute, self.batch, self.cols);
         x.load(compute, self.batch, self.cols, &self.x);
         let mut out = vec![f32::NAN; self.batch * self.rows];
         compute.matmul(self.matrix(), &x, &mut out);
@@ -221,7 +221,7 @@ fn a_group_is_its_products() {
         // More products than one dispatch takes, of different formats and heights.
         let cases: Vec<Case> = (0..11).map(|i| Case::new(GgmlType::ALL[i], 5 + 40 * i, 256, 3, i as u64)).collect();
         let x = &cases[0].x;
-        let mut loaded = Activations::with_capacity(0, 0);
+        let mut loaded = Activations::with_capacity(&compute, 0, 0);
         loaded.load(&compute, 3, 256, x);
         let mut outs: Vec<Vec<f32>> = cases.iter().map(|c| vec![f32::NAN; 3 * c.rows]).collect();
         let mut jobs: Vec<_> =
@@ -241,7 +241,7 @@ fn scratch_serves_one_shape_after_another() {
         let compute = compute(tier, 1);
         let wide = Case::new(GgmlType::Q4_1, 4, 576, 5, 1);
         let narrow = Case::new(GgmlType::Q8_0, 4, 96, 2, 2);
-        let mut x = Activations::with_capacity(1, 32);
+        let mut x = Activations::with_capacity(&compute, 1, 32);
         for case in [&wide, &narrow, &wide] {
             x.load_for(&compute, &[case.ty], case.batch, case.cols, &case.x);
             assert_eq!((x.rows(), x.cols()), (case.batch, case.cols));
@@ -255,7 +255,7 @@ fn scratch_serves_one_shape_after_another() {
 #[test]
 fn empty_products_are_empty() {
     let compute = compute(Tier::Scalar, 2);
-    let mut x = Activations::with_capacity(1, 32);
+    let mut x = Activations::with_capacity(&compute, 1, 32);
     x.load(&compute, 0, 32, &[]);
     let data = [0u8; 18];
     compute.matmul(Matrix::new(GgmlType::Q4_0, 1, 32, &data).unwrap(), &x, &mut []);
@@ -286,7 +286,7 @@ fn activations_that_are_not_finite_are_not_hidden() {
 #[should_panic(expected = "columns of weights and activations")]
 fn mismatched_operands_are_refused() {
     let compute = compute(Tier::Scalar, 1);
-    let mut x = Activations::with_capacity(1, 64);
+    let mut x = Activations::with_capacity(&compute, 1, 64);
     x.load(&compute, 1, 64, &[0.0; 64]);
     let data = [0u8; 18];
     compute.matmul(Matrix::new(GgmlType::Q4_0, 1, 32, &data).unwrap(), &x, &mut [0.0]);

@@ -50,6 +50,8 @@ pub enum Batched {
         unpack: UnpackFn,
         /// Multiplies it.
         multiply: MultiplyFn,
+        /// Columns it holds, a multiple of 256.
+        columns: usize,
     },
 }
 
@@ -77,6 +79,8 @@ pub struct Kernels {
     pub kernel: fn(GgmlType) -> Kernel,
     /// The quantiser of activations.
     pub quantise: QuantiseFn,
+    /// Whether products read both planes in one.
+    pub words: bool,
 }
 
 impl Kernels {

@@ -2,10 +2,10 @@
 
 use std::arch::x86_64::*;
 
-use super::unpack::{Large, Small, head};
+use super::unpack::{Halves, Large, Small, four_halves, head, widen};
 use super::{RUN, total};
 use crate::kernels::activations::{COARSE, Row};
-use crate::kernels::formats::{Format, GROUP};
+use crate::kernels::formats::{Format, GROUP, MAX_BLOCK};
 
 /// See [`PanelFn`](crate::kernels::isa::PanelFn).
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -23,38 +23,133 @@ pub trait Dot: Format {
     unsafe fn dot(row: &[u8], x: &Row<'_>) -> f32;
 }
 
-/// The product with a row of 32-element blocks.
+/// Elements of a step: the four blocks whose halves share vectors in [`split`](crate::kernels::activations::split) order.
+const STEP: usize = 4 * RUN;
+/// Bytes ahead of the products that weights are asked for.
+const AHEAD: usize = 2048;
+
+/// The product with a row of 32-element blocks of few bits.
+///
+/// A vector holds the first or the second halves of two blocks, so that each block's integer sums fill one half of a vector:
+/// two blocks share the sums, their conversion and a vector of scales. Lanes stay unsigned; what they are centred on is an offset.
 ///
 /// # Safety
 /// As [`Dot::dot`].
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub unsafe fn dot_small<F: Small>(row: &[u8], x: &Row<'_>) -> f32 {
-    let mut sum = _mm256_setzero_ps();
-    let mut offsets = _mm_setzero_ps();
-    for (b, block) in row.chunks_exact(F::BYTES).enumerate() {
-        let p = block.as_ptr();
-        // SAFETY: `p` is a whole block, and the activations have its elements by the caller's promise.
-        unsafe {
-            let lanes = F::lanes(p);
-            let head = head(p);
-            let (scale, offset) = (_mm_cvtss_f32(head), _mm_shuffle_ps(head, head, 0b01_01_01_01));
-            let magnitudes = if F::CENTRED { _mm256_abs_epi8(lanes) } else { lanes };
-            let plane = |plane: &[i8]| {
-                let x_lanes = _mm256_loadu_si256(plane.as_ptr().add(b * RUN).cast());
-                if F::CENTRED { _mm256_sign_epi8(x_lanes, lanes) } else { x_lanes }
-            };
-            let dots = dots(magnitudes, plane(x.lanes), plane(x.fine));
-            let scale = scale * x.scales.as_ptr().add(b * (RUN / GROUP)).read();
-            sum = _mm256_fmadd_ps(dots, _mm256_set1_ps(scale), sum);
-            if !F::CENTRED {
-                let pair = x.sums.as_ptr().add(b * (RUN / GROUP));
-                let pair = _mm_castsi128_ps(_mm_loadl_epi64(pair.cast()));
-                offsets = _mm_fmadd_ps(offset, pair, offsets);
+pub unsafe fn dot_split<F: Halves>(row: &[u8], x: &Row<'_>) -> f32 {
+    let mut sums = [_mm256_setzero_ps(); 2];
+    let mut offsets = _mm256_setzero_ps();
+    let blocks = row.len() / F::BYTES;
+    let whole = blocks / 4;
+    // SAFETY: the row is whole blocks, and the activations have its elements, padded to whole steps, by the caller's promise.
+    unsafe {
+        for s in 0..whole {
+            let p = row.as_ptr().add(4 * s * F::BYTES);
+            for line in 0..(4 * F::BYTES).div_ceil(64) {
+                _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(AHEAD + 64 * line).cast());
             }
+            let at = s * STEP;
+            step::<F>(p, x, at, at, _mm256_set1_ps(1.0), &mut sums, &mut offsets);
+        }
+        let rest = blocks % 4;
+        if rest > 0 && blocks * RUN >= MAX_BLOCK {
+            // A step that ends with the row; the blocks it shares with the one before it count nothing.
+            let number = _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3);
+            let keep = _mm256_cmpgt_epi32(number, _mm256_set1_epi32(3 - rest as i32));
+            let keep = _mm256_and_ps(_mm256_castsi256_ps(keep), _mm256_set1_ps(1.0));
+            let p = row.as_ptr().add((blocks - 4) * F::BYTES);
+            let at = (blocks - 4) * RUN;
+            step::<F>(p, x, at, x.split_lanes.len() - STEP, keep, &mut sums, &mut offsets);
+        } else if rest > 0 {
+            // Rows too short for that are completed with blocks of zeros, whose scales are zero. No block is longer than 24 bytes.
+            let mut bytes = [0u8; 4 * 24];
+            let rest = &row[4 * whole * F::BYTES..];
+            bytes[..rest.len()].copy_from_slice(rest);
+            let at = whole * STEP;
+            step::<F>(bytes.as_ptr(), x, at, at, _mm256_set1_ps(1.0), &mut sums, &mut offsets);
         }
     }
-    total(_mm256_add_ps(sum, _mm256_zextps128_ps256(offsets)))
+    total(_mm256_fmadd_ps(offsets, _mm256_set1_ps(F::OFFSET), _mm256_add_ps(sums[0], sums[1])))
+}
+
+/// Adds the products of the four blocks at `p` with the activations from `at` on, which begin at `split_at` in the split planes.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn step<F: Halves>(
+    p: *const u8,
+    x: &Row<'_>,
+    at: usize,
+    split_at: usize,
+    keep: __m256,
+    sums: &mut [__m256; 2],
+    offsets: &mut __m256,
+) {
+    // SAFETY: the caller promises four blocks at `p` and 128 activations from `at` and `split_at` on.
+    unsafe {
+        let (scales, minima) = F::heads(p);
+        let scales = _mm256_mul_ps(scales, keep);
+        let minima = if F::MINIMA { _mm256_mul_ps(minima, keep) } else { scales };
+        *offsets = _mm256_fmadd_ps(minima, _mm256_loadu_ps(x.sums.as_ptr().add(at / GROUP)), *offsets);
+        let scales = _mm256_mul_ps(scales, _mm256_loadu_ps(x.scales.as_ptr().add(at / GROUP)));
+        // Scales are those of blocks 0, 0, 1, 1 and 2, 2, 3, 3.
+        let scales =
+            [_mm256_shuffle_ps::<0b00_00_00_00>(scales, scales), _mm256_shuffle_ps::<0b10_10_10_10>(scales, scales)];
+        for i in 0..2 {
+            let [low, high] = F::halves([p.add(i * F::BYTES), p.add((i + 2) * F::BYTES)]);
+            let plane = |plane: &[i8], half: usize| {
+                _mm256_loadu_si256(plane.as_ptr().add(split_at + RUN * (2 * half + i)).cast())
+            };
+            let both = |plane_of: &[i8]| {
+                let low = _mm256_maddubs_epi16(low, plane(plane_of, 0));
+                _mm256_add_epi16(low, _mm256_maddubs_epi16(high, plane(plane_of, 1)))
+            };
+            let coarse = _mm256_madd_epi16(both(x.split_lanes), _mm256_set1_epi16(COARSE as i16));
+            let fine = _mm256_madd_epi16(both(x.split_fine), _mm256_set1_epi16(1));
+            let dots = _mm256_cvtepi32_ps(_mm256_add_epi32(coarse, fine));
+            sums[i] = _mm256_fmadd_ps(dots, scales[i], sums[i]);
+        }
+    }
+}
+
+/// The product with a row of 32-element blocks of whole bytes, as 16-bit words.
+///
+/// # Safety
+/// As [`Dot::dot`].
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub unsafe fn dot_words<F: Small>(row: &[u8], x: &Row<'_>) -> f32 {
+    const { assert!(F::CENTRED) };
+    let mut sums = [_mm256_setzero_ps(); 2];
+    let blocks = row.len() / F::BYTES;
+    // SAFETY: the row is whole blocks, and the activations have its elements by the caller's promise.
+    unsafe {
+        let dots = |b: usize| {
+            let lanes = widen(F::lanes(row.as_ptr().add(b * F::BYTES)));
+            let words = |i: usize| _mm256_loadu_si256(x.words.as_ptr().add(b * RUN + 16 * i).cast());
+            let both = _mm256_add_epi32(_mm256_madd_epi16(lanes[0], words(0)), _mm256_madd_epi16(lanes[1], words(1)));
+            _mm256_cvtepi32_ps(both)
+        };
+        let scale = |b: usize| x.scales.as_ptr().add(b * (RUN / GROUP));
+        for b in (0..blocks / 4 * 4).step_by(4) {
+            let p = row.as_ptr().add(b * F::BYTES);
+            for line in 0..(4 * F::BYTES).div_ceil(64) {
+                _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(AHEAD + 64 * line).cast());
+            }
+            let row_scales = _mm_shuffle_ps::<0b10_00_10_00>(_mm_loadu_ps(scale(b)), _mm_loadu_ps(scale(b + 2)));
+            let scales = _mm_mul_ps(_mm_cvtph_ps(four_halves(p, F::BYTES)), row_scales);
+            let scales = _mm256_set_m128(scales, scales);
+            sums[0] = _mm256_fmadd_ps(dots(b), _mm256_shuffle_ps::<0b00_00_00_00>(scales, scales), sums[0]);
+            sums[1] = _mm256_fmadd_ps(dots(b + 1), _mm256_shuffle_ps::<0b01_01_01_01>(scales, scales), sums[1]);
+            sums[0] = _mm256_fmadd_ps(dots(b + 2), _mm256_shuffle_ps::<0b10_10_10_10>(scales, scales), sums[0]);
+            sums[1] = _mm256_fmadd_ps(dots(b + 3), _mm256_shuffle_ps::<0b11_11_11_11>(scales, scales), sums[1]);
+        }
+        for b in blocks / 4 * 4..blocks {
+            let scale = _mm_cvtss_f32(head(row.as_ptr().add(b * F::BYTES))) * scale(b).read();
+            sums[0] = _mm256_fmadd_ps(dots(b), _mm256_set1_ps(scale), sums[0]);
+        }
+    }
+    total(_mm256_add_ps(sums[0], sums[1]))
 }
 
 /// The product with a row of 256-element blocks.

@@ -21,13 +21,14 @@ use plain::{Load, plain_panel};
 
 pub(super) use quantise::quantise;
 
-pub(super) const KERNELS: Kernels = Kernels { kernel: |ty| by_type!(ty, quantised, plain)(), quantise };
+pub(super) const KERNELS: Kernels = Kernels { kernel: |ty| by_type!(ty, quantised, plain)(), quantise, words: true };
 
 /// Lanes of a run.
 const RUN: usize = 32;
 
 fn quantised<F: Dot + Repack>() -> Kernel {
-    let batch = Batched::Panel { unpack: gemm::unpack::<F>, multiply: gemm::multiply_for::<F>() };
+    let batch =
+        Batched::Panel { unpack: gemm::unpack::<F>, multiply: gemm::multiply_for::<F>(), columns: gemm::COLUMNS };
     Kernel { form: Form::Int8, one: gemv::panel::<F>, batch }
 }
 

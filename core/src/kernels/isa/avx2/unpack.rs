@@ -3,8 +3,8 @@
 use std::arch::x86_64::*;
 
 use super::RUN;
-use super::gemm::Repack;
-use super::gemv::{Dot, dot_large, dot_small};
+use super::gemm::{Repack, Unpacked};
+use super::gemv::{Dot, dot_large, dot_split, dot_words};
 use crate::kernels::activations::Row;
 use crate::kernels::formats::{
     Format, GROUP, Iq4Nl, LEVELS, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, q3k_scales, q45k_scales,
@@ -20,6 +20,26 @@ pub trait Small: Format {
     /// # Safety
     /// The CPU runs the tier and `p` is followed by a whole block.
     unsafe fn lanes(p: *const u8) -> __m256i;
+}
+
+/// A format of 32-element blocks of nibbles, by the halves of two blocks.
+pub trait Halves: Format {
+    /// Whether blocks have a minimum beside their scale.
+    const MINIMA: bool;
+    /// What an element adds to its unsigned lane times the scale: in minima, or else in scales.
+    const OFFSET: f32;
+
+    /// First and second halves of the blocks at `p`, each the halves of a vector, as unsigned lanes.
+    ///
+    /// # Safety
+    /// The CPU runs the tier and both of `p` are followed by a whole block.
+    unsafe fn halves(p: [*const u8; 2]) -> [__m256i; 2];
+
+    /// Scales and minima of the four blocks at `p`, each twice; minima are not looked at where there are none.
+    ///
+    /// # Safety
+    /// The CPU runs the tier and `p` is followed by four whole blocks.
+    unsafe fn heads(p: *const u8) -> (__m256, __m256);
 }
 
 /// A format of 256-element blocks.
@@ -68,7 +88,7 @@ unsafe fn fifth_bits(p: *const u8) -> __m256i {
 }
 
 macro_rules! small {
-    ($format:ty, centred: $centred:expr, largest: $largest:expr, |$p:ident| $lanes:expr) => {
+    ($format:ty, centred: $centred:expr, largest: $largest:expr, $dot:ident, |$p:ident| $lanes:expr) => {
         impl Small for $format {
             const CENTRED: bool = $centred;
 
@@ -85,50 +105,180 @@ macro_rules! small {
             #[target_feature(enable = "avx2,fma,f16c")]
             unsafe fn dot(row: &[u8], x: &Row<'_>) -> f32 {
                 // SAFETY: as the caller promises.
-                unsafe { dot_small::<Self>(row, x) }
+                unsafe { $dot::<Self>(row, x) }
             }
         }
 
         impl Repack for $format {
             const SPAN: usize = 2 * GROUP;
-            // Centred lanes of few bits are moved up to be unsigned, which is cheaper than following their signs.
-            const SIGNED: bool = $centred && $largest > 16;
-            const LARGEST: i32 = if $centred && !Self::SIGNED { 2 * $largest as i32 - 1 } else { $largest };
+            const OFFSET: bool = !$centred;
+            const LARGEST: i32 = $largest;
 
             #[inline]
             #[target_feature(enable = "avx2,fma,f16c")]
-            unsafe fn block(p: *const u8) -> ([__m256i; 8], [f32; 16], [f32; 16]) {
+            unsafe fn block(p: *const u8) -> Unpacked {
                 // SAFETY: the caller promises a whole block.
-                let (mut lanes, head) = unsafe { (<Self as Small>::lanes(p), head(p)) };
-                let scale = _mm_cvtss_f32(head);
-                let mut offset = if $centred { 0.0 } else { _mm_cvtss_f32(_mm_movehdup_ps(head)) };
-                if $centred && !Self::SIGNED {
-                    lanes = _mm256_add_epi8(lanes, _mm256_set1_epi8($largest as u8 as i8));
-                    offset = -($largest as f32) * scale;
-                }
-                let mut runs = [_mm256_setzero_si256(); 8];
-                runs[0] = lanes;
-                (runs, [scale; 16], [offset; 16])
+                let (lanes, head) = unsafe { (<Self as Small>::lanes(p), head(p)) };
+                let offset = if $centred { 0.0 } else { _mm_cvtss_f32(_mm_movehdup_ps(head)) };
+                let mut words = [_mm256_setzero_si256(); 16];
+                [words[0], words[1]] = widen(lanes);
+                Unpacked { words, scales: [_mm_cvtss_f32(head); 16], offsets: [offset; 16] }
             }
         }
     };
 }
 
-small!(Q4_0, centred: true, largest: 8, |p| _mm256_sub_epi8(nibbles(p.add(2)), _mm256_set1_epi8(8)));
-small!(Q4_1, centred: false, largest: 15, |p| nibbles(p.add(4)));
-small!(Q5_0, centred: true, largest: 16, |p| {
+small!(Q4_0, centred: true, largest: 8, dot_split, |p| _mm256_sub_epi8(nibbles(p.add(2)), _mm256_set1_epi8(8)));
+small!(Q4_1, centred: false, largest: 15, dot_split, |p| nibbles(p.add(4)));
+small!(Q5_0, centred: true, largest: 16, dot_split, |p| {
     let five = _mm256_or_si256(nibbles(p.add(6)), fifth_bits(p.add(2)));
     _mm256_sub_epi8(five, _mm256_set1_epi8(16))
 });
-small!(Q5_1, centred: false, largest: 31, |p| _mm256_or_si256(nibbles(p.add(8)), fifth_bits(p.add(4))));
-small!(Q8_0, centred: true, largest: 128, |p| _mm256_loadu_si256(p.add(2).cast()));
-small!(Iq4Nl, centred: true, largest: 127, |p| {
+small!(Q5_1, centred: false, largest: 31, dot_split, |p| _mm256_or_si256(nibbles(p.add(8)), fifth_bits(p.add(4))));
+small!(Q8_0, centred: true, largest: 128, dot_words, |p| _mm256_loadu_si256(p.add(2).cast()));
+small!(Iq4Nl, centred: true, largest: 127, dot_words, |p| {
     let levels = _mm256_broadcastsi128_si256(_mm_loadu_si128(LEVELS.as_ptr().cast()));
     _mm256_shuffle_epi8(levels, nibbles(p.add(2)))
 });
 
+macro_rules! halves {
+    ($format:ty, offset: $offset:expr, $heads:ident, nibbles: $nibbles:expr $(, fifth: $fifth:expr)?) => {
+        impl Halves for $format {
+            const MINIMA: bool = $offset == 1.0;
+            const OFFSET: f32 = $offset;
+
+            #[inline]
+            #[target_feature(enable = "avx2,fma,f16c")]
+            unsafe fn halves(p: [*const u8; 2]) -> [__m256i; 2] {
+                // SAFETY: the caller promises whole blocks.
+                unsafe {
+                    let [a, b] = p.map(|p| _mm_loadu_si128(p.add($nibbles).cast()));
+                    let both = _mm256_set_m128i(b, a);
+                    let mask = _mm256_set1_epi8(0x0f);
+                    let halves = [_mm256_and_si256(both, mask), _mm256_and_si256(_mm256_srli_epi16::<4>(both), mask)];
+                    $(
+                        let fifth = fifth_bits_of_halves(p.map(|p| p.add($fifth).cast::<i32>().read_unaligned()));
+                        let halves = [_mm256_or_si256(halves[0], fifth[0]), _mm256_or_si256(halves[1], fifth[1])];
+                    )?
+                    halves
+                }
+            }
+
+            #[inline]
+            #[target_feature(enable = "avx2,fma,f16c")]
+            unsafe fn heads(p: *const u8) -> (__m256, __m256) {
+                // SAFETY: the caller promises four blocks.
+                unsafe { $heads(p, Self::BYTES) }
+            }
+        }
+    };
+}
+
+halves!(Q4_0, offset: -8.0, scales_alone, nibbles: 2);
+halves!(Q4_1, offset: 1.0, scales_and_minima_of_four, nibbles: 4);
+halves!(Q5_0, offset: -16.0, scales_alone, nibbles: 6, fifth: 2);
+halves!(Q5_1, offset: 1.0, scales_and_minima_of_four, nibbles: 8, fifth: 4);
+
+/// 16 in every lane whose bit is set: those of the first halves of two blocks, and of the second.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn fifth_bits_of_halves(bits: [i32; 2]) -> [__m256i; 2] {
+    let bits = _mm256_set_m128i(_mm_set1_epi32(bits[1]), _mm_set1_epi32(bits[0]));
+    let own_bit = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
+    [0, 0x0202_0202_0202_0202].map(|half| {
+        let own_byte = _mm256_setr_epi64x(half, half + 0x0101_0101_0101_0101, half, half + 0x0101_0101_0101_0101);
+        let bits = _mm256_and_si256(_mm256_shuffle_epi8(bits, own_byte), own_bit);
+        _mm256_and_si256(_mm256_cmpeq_epi8(bits, own_bit), _mm256_set1_epi8(16))
+    })
+}
+
+/// The leading f16 of four blocks of `bytes` each.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub unsafe fn four_halves(p: *const u8, bytes: usize) -> __m128i {
+    // SAFETY: the caller promises four blocks.
+    let half = |b: usize| unsafe { u64::from(p.add(b * bytes).cast::<u16>().read_unaligned()) };
+    _mm_cvtsi64_si128((half(0) | half(1) << 16 | half(2) << 32 | half(3) << 48) as i64)
+}
+
+/// [`Halves::heads`] of blocks that begin with their scale.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+unsafe fn scales_alone(p: *const u8, bytes: usize) -> (__m256, __m256) {
+    // SAFETY: the caller promises four blocks.
+    let halves = unsafe { four_halves(p, bytes) };
+    let scales = _mm256_cvtph_ps(_mm_unpacklo_epi16(halves, halves));
+    (scales, scales)
+}
+
+/// [`Halves::heads`] of blocks that begin with their scale and minimum.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+unsafe fn scales_and_minima_of_four(p: *const u8, bytes: usize) -> (__m256, __m256) {
+    // SAFETY: the caller promises four blocks.
+    let head = |b: usize| unsafe { u64::from(p.add(b * bytes).cast::<u32>().read_unaligned()) };
+    let heads = _mm_set_epi64x((head(2) | head(3) << 32) as i64, (head(0) | head(1) << 32) as i64);
+    let heads = _mm256_cvtph_ps(heads);
+    (_mm256_moveldup_ps(heads), _mm256_movehdup_ps(heads))
+}
+
 macro_rules! large {
     ($format:ty, span: $span:expr, largest: $largest:expr, |$p:ident| $scales:expr, |$q:ident, $r:ident| $lanes:expr) => {
+        large!($format, |$p| $scales, |$q, $r| $lanes);
+
+        impl Repack for $format {
+            const SPAN: usize = $span;
+            const OFFSET: bool = true;
+            const LARGEST: i32 = $largest;
+
+            #[inline]
+            #[target_feature(enable = "avx2,fma,f16c")]
+            unsafe fn block(p: *const u8) -> Unpacked {
+                let (mut scales, mut offsets) = ([0.0; 16], [0.0; 16]);
+                // SAFETY: the caller promises a whole block; each half of the groups is eight numbers.
+                unsafe {
+                    for (half, (scale, offset)) in <Self as Large>::scales(p).into_iter().enumerate() {
+                        _mm256_storeu_ps(scales.as_mut_ptr().add(8 * half), scale);
+                        _mm256_storeu_ps(offsets.as_mut_ptr().add(8 * half), offset);
+                    }
+                    Unpacked { words: words::<Self>(p), scales, offsets }
+                }
+            }
+        }
+    };
+    ($format:ty, centred: $zero:expr, largest: $largest:expr, |$p:ident| $signed:expr, |$q:ident, $r:ident| $lanes:expr) => {
+        large!(
+            $format,
+            |$p| {
+                let (signed, d) = $signed;
+                centre(signed, d, $zero as f32)
+            },
+            |$q, $r| $lanes
+        );
+
+        impl Repack for $format {
+            // Lanes take the groups' integer scales into themselves, so that 32 columns share what is left, and lose their offset.
+            const SPAN: usize = 2 * GROUP;
+            const OFFSET: bool = false;
+            const LARGEST: i32 = $largest;
+
+            #[inline]
+            #[target_feature(enable = "avx2,fma,f16c")]
+            unsafe fn block($p: *const u8) -> Unpacked {
+                // SAFETY: the caller promises a whole block.
+                let (mut words, (signed, d)) = unsafe { (words::<Self>($p), $signed) };
+                let mut scales = [0i8; 16];
+                // SAFETY: as many bytes as a vector.
+                unsafe { _mm_storeu_si128(scales.as_mut_ptr().cast(), signed) };
+                for (words, scale) in words.iter_mut().zip(scales) {
+                    let centred = _mm256_sub_epi16(*words, _mm256_set1_epi16($zero));
+                    *words = _mm256_mullo_epi16(centred, _mm256_set1_epi16(i16::from(scale)));
+                }
+                Unpacked { words, scales: [_mm256_cvtss_f32(d); 16], offsets: [0.0; 16] }
+            }
+        }
+    };
+    ($format:ty, |$p:ident| $scales:expr, |$q:ident, $r:ident| $lanes:expr) => {
         impl Large for $format {
             #[inline]
             #[target_feature(enable = "avx2,fma,f16c")]
@@ -153,30 +303,6 @@ macro_rules! large {
                 unsafe { dot_large::<Self>(row, x) }
             }
         }
-
-        impl Repack for $format {
-            const SPAN: usize = $span;
-            const SIGNED: bool = false;
-            const LARGEST: i32 = $largest;
-
-            #[inline]
-            #[target_feature(enable = "avx2,fma,f16c")]
-            unsafe fn block(p: *const u8) -> ([__m256i; 8], [f32; 16], [f32; 16]) {
-                let (mut scales, mut offsets) = ([0.0; 16], [0.0; 16]);
-                let mut runs = [_mm256_setzero_si256(); 8];
-                // SAFETY: the caller promises a whole block; each half of the groups is eight numbers.
-                unsafe {
-                    for (half, (scale, offset)) in <Self as Large>::scales(p).into_iter().enumerate() {
-                        _mm256_storeu_ps(scales.as_mut_ptr().add(8 * half), scale);
-                        _mm256_storeu_ps(offsets.as_mut_ptr().add(8 * half), offset);
-                    }
-                    for (r, run) in runs.iter_mut().enumerate() {
-                        *run = <Self as Large>::lanes(p, r);
-                    }
-                }
-                (runs, scales, offsets)
-            }
-        }
     };
 }
 
@@ -195,12 +321,12 @@ large!(
 );
 large!(
     Q3K,
-    span: 16,
-    largest: 7,
+    centred: 4,
+    largest: 4 * 32,
     |p| {
         let packed = q3k_scales(&p.add(96).cast::<[u8; 12]>().read_unaligned());
         let signed = _mm_sub_epi8(_mm_loadu_si128(packed.as_ptr().cast()), _mm_set1_epi8(32));
-        centre(signed, splat_f16(p.add(108)), 4.0)
+        (signed, splat_f16(p.add(108)))
     },
     |p, r| {
         let low = shifted(p.add(32 + r / 4 * RUN), r % 4 * 2, 3);
@@ -212,11 +338,30 @@ large!(Q5K, span: 32, largest: 31, |p| scales_and_minima(p), |p, r| {
     let low = shifted(p.add(48 + r / 2 * RUN), r % 2 * 4, 15);
     _mm256_or_si256(low, _mm256_slli_epi16(shifted(p.add(16), r, 1), 4))
 });
-large!(Q6K, span: 16, largest: 63, |p| centre(_mm_loadu_si128(p.add(192).cast()), splat_f16(p.add(208)), 32.0), |p, r| {
+large!(Q6K, centred: 32, largest: 32 * 128, |p| (_mm_loadu_si128(p.add(192).cast()), splat_f16(p.add(208))), |p, r| {
     let low = shifted(p.add(r / 4 * 64 + r % 2 * RUN), r % 4 / 2 * 4, 15);
     let high = shifted(p.add(128 + r / 4 * RUN), r % 4 * 2, 3);
     _mm256_or_si256(low, _mm256_slli_epi16(high, 4))
 });
+
+/// A block's lanes as words.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn words<F: Large>(p: *const u8) -> [__m256i; 16] {
+    let mut words = [_mm256_setzero_si256(); 16];
+    for (r, words) in words.as_chunks_mut().0.iter_mut().enumerate() {
+        // SAFETY: the caller promises a whole block, which has eight runs.
+        *words = widen(unsafe { F::lanes(p, r) });
+    }
+    words
+}
+
+/// Signed bytes as words.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub fn widen(bytes: __m256i) -> [__m256i; 2] {
+    [_mm256_cvtepi8_epi16(_mm256_castsi256_si128(bytes)), _mm256_cvtepi8_epi16(_mm256_extracti128_si256(bytes, 1))]
+}
 
 /// The 32 bytes at `p`, each shifted right by `shift` below 8 and cut to `mask`, which has no bit that a neighbour could fill.
 #[inline]

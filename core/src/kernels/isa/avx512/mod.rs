@@ -11,17 +11,18 @@ mod unpack;
 
 use super::{Batched, Form, Kernel, Kernels};
 use crate::kernels::formats::by_type;
+use crate::kernels::panel::CHUNK;
 use plain::{Load, plain_panel};
 use unpack::Unpack;
 
 pub(super) const KERNELS: Kernels =
-    Kernels { kernel: |ty| by_type!(ty, quantised, plain)(), quantise: super::avx2::quantise };
+    Kernels { kernel: |ty| by_type!(ty, quantised, plain)(), quantise: super::avx2::quantise, words: false };
 
 /// Elements of a step.
 const STEP: usize = 256;
 
 fn quantised<F: Unpack>() -> Kernel {
-    let batch = Batched::Panel { unpack: gemm::unpack::<F>, multiply: gemm::multiply_for::<F>() };
+    let batch = Batched::Panel { unpack: gemm::unpack::<F>, multiply: gemm::multiply_for::<F>(), columns: CHUNK };
     Kernel { form: Form::Int8, one: gemv::panel::<F>, batch }
 }
 

@@ -16,6 +16,7 @@ use std::arch::is_aarch64_feature_detected;
 use super::{Batched, Form, Kernel, Kernels};
 use crate::kernels::activations::quantise_row;
 use crate::kernels::formats::by_type;
+use crate::kernels::panel::CHUNK;
 use plain::{Load, plain_panel};
 use unpack::Unpack;
 
@@ -30,16 +31,19 @@ pub(super) fn kernels() -> Kernels {
             |ty| by_type!(ty, with_smmla, plain)()
         },
         quantise: quantise_row,
+        words: false,
     }
 }
 
 fn with_smmla<F: Unpack>() -> Kernel {
-    let batch = Batched::Panel { unpack: gemm::unpack::<F, mmla::Eights>, multiply: mmla::multiply_for::<F>() };
+    let batch =
+        Batched::Panel { unpack: gemm::unpack::<F, mmla::Eights>, multiply: mmla::multiply_for::<F>(), columns: CHUNK };
     Kernel { form: Form::Int8, one: gemv::with_sdot::<F, 1>, batch }
 }
 
 fn with_sdot<F: Unpack>() -> Kernel {
-    let batch = Batched::Panel { unpack: gemm::unpack::<F, sdot::Fours>, multiply: sdot::multiply_for::<F>() };
+    let batch =
+        Batched::Panel { unpack: gemm::unpack::<F, sdot::Fours>, multiply: sdot::multiply_for::<F>(), columns: CHUNK };
     Kernel { form: Form::Int8, one: gemv::with_sdot::<F, 1>, batch }
 }
 
@@ -61,7 +65,7 @@ mod tests {
 
     /// The products of the panel, which starts at column `start` of its rows, with every activation row.
     fn repacked(kernel: &Kernel, data: &[u8], ty: GgmlType, (rows, cols): (usize, usize), x: &Activations) -> Vec<f32> {
-        let Batched::Panel { unpack, multiply } = kernel.batch else { panic!("no panels") };
+        let Batched::Panel { unpack, multiply, .. } = kernel.batch else { panic!("no panels") };
         let mut panel = Panel::new();
         // What an earlier product may have left, in the bits of lanes and of numbers.
         // SAFETY: the panel has as many bytes.
@@ -97,7 +101,7 @@ mod tests {
                 let values: Vec<f32> = (0..batch * COLS).map(|_| f32::from(random()) - 100.0).collect();
                 let mut weights = vec![0.0; rows * COLS];
                 dequantize(ty, &data, &mut weights).unwrap();
-                let mut x = Activations::with_capacity(0, 0);
+                let mut x = Activations::with_capacity(&compute, 0, 0);
                 x.load(&compute, batch, COLS, &values);
                 let mut kernels = vec![("widening", by_type!(ty, with_widening, plain)())];
                 if is_aarch64_feature_detected!("dotprod") {
