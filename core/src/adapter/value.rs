@@ -102,6 +102,22 @@ impl Adapter {
         self.modules.iter().map(|m| m.delta.parameters()).sum()
     }
 
+    /// The same adapter with other parameters: those of every module in order of name, each in its kind's own order.
+    ///
+    /// # Panics
+    /// If there are not [`parameters`](Self::parameters) of them.
+    pub fn with_parameters(&self, parameters: &[f32]) -> Self {
+        let mut rest = parameters;
+        let modules = self.modules.iter().map(|module| {
+            let own;
+            (own, rest) = rest.split_at(module.delta.parameters());
+            Module { name: module.name.clone(), delta: module.delta.with_parameters(own) }
+        });
+        let modules = modules.collect();
+        assert!(rest.is_empty(), "{} parameters too many", rest.len());
+        Self { modules, ..self.clone() }
+    }
+
     /// Bytes of memory the adapter costs by itself. Plans, which adapters with the same entries share, are
     /// counted by [`PlanCache::bytes`](crate::spectral::PlanCache::bytes).
     pub fn bytes(&self) -> usize {

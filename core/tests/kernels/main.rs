@@ -1,6 +1,7 @@
 //! The matrix products of every tier this CPU runs, for every storage format, against sums in f64.
 
 mod blocks;
+mod transposed;
 
 use blocks::Rng;
 use timbre::gguf::GgmlType;
