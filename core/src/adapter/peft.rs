@@ -89,7 +89,7 @@ pub(super) fn save(file: &AdapterFile, dir: &Path) -> Result<(), AdapterError> {
 }
 
 /// The configuration that selects exactly these modules with their seed, α and numbers of coefficients.
-fn describe(file: &AdapterFile) -> Result<PeftConfig, AdapterError> {
+pub(super) fn describe(file: &AdapterFile) -> Result<PeftConfig, AdapterError> {
     let modules = &file.modules;
     // A file has at least one module.
     let first = modules.first().ok_or(AdapterError::NoModules)?;

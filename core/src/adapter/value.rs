@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::file::{FileEntries, FileModule};
 use super::select::Targets;
-use super::{AdapterError, AdapterFile, AdapterSummary, Delta, PeftConfig};
+use super::{AdapterError, AdapterFile, AdapterSummary, Delta, Names, PeftConfig, peft};
 
 /// A set of changes to a model's modules. Immutable and cheap to share: hold it in an `Arc`.
 #[derive(Debug, Clone)]
@@ -102,6 +102,22 @@ impl Adapter {
         self.modules.iter().map(|m| m.delta.parameters()).sum()
     }
 
+    /// The same adapter with other parameters: those of every module in order of name, each in its kind's own order.
+    ///
+    /// # Panics
+    /// If there are not [`parameters`](Self::parameters) of them.
+    pub fn with_parameters(&self, parameters: &[f32]) -> Self {
+        let mut rest = parameters;
+        let modules = self.modules.iter().map(|module| {
+            let own;
+            (own, rest) = rest.split_at(module.delta.parameters());
+            Module { name: module.name.clone(), delta: module.delta.with_parameters(own) }
+        });
+        let modules = modules.collect();
+        assert!(rest.is_empty(), "{} parameters too many", rest.len());
+        Self { modules, ..self.clone() }
+    }
+
     /// Bytes of memory the adapter costs by itself. Plans, which adapters with the same entries share, are
     /// counted by [`PlanCache::bytes`](crate::spectral::PlanCache::bytes).
     pub fn bytes(&self) -> usize {
@@ -153,6 +169,17 @@ impl Adapter {
             }
         }
         Ok(missing)
+    }
+
+    /// The same adapter, to be saved as a PEFT directory whose configuration selects its modules so: `target_modules` and
+    /// `layers_to_transform`. A selection that does not fit the modules is not kept; they are then named one by one.
+    ///
+    /// # Errors
+    /// As [`save_peft`](Self::save_peft), but for the file system's.
+    pub fn with_targets(self, targets: Names, layers: Option<Vec<i64>>) -> Result<Self, AdapterError> {
+        let described = peft::describe(&self.to_file()?)?;
+        let config = PeftConfig { target_modules: targets, layers_to_transform: layers, ..described };
+        Ok(self.with_config(Some(Arc::new(config))))
     }
 
     /// The adapter as a file would hold it, with every shape.
