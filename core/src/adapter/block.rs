@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::spectral::{LANES, LaneBin, LaneFft, LaneSpectra, LaneSpectraMut, Transforms};
 
-use super::{DeltaScratch, RowOrder};
+use super::{DeltaScratch, RowOrder, Side};
 
 /// [`DeltaScratch`] for blocks of up to [`ROWS`](Self::ROWS) rows, with the same protocol: one forward transform for all
 /// that read the rows, one inverse for all changes to one output. Rows never mix: a row's result is the same in every
@@ -18,6 +18,7 @@ pub struct DeltaBlock {
     transforms: Arc<Transforms>,
     planned: Vec<(usize, Option<Arc<LaneFft>>)>,
     input: Spectra,
+    upstream: Spectra,
     output: Spectra,
     dense: Vec<f32>,
     /// Values in use of `dense`; 0 while none are.
@@ -42,6 +43,7 @@ impl DeltaBlock {
             transforms,
             planned: Vec::new(),
             input: Spectra::default(),
+            upstream: Spectra::default(),
             output: Spectra::default(),
             dense: Vec::new(),
             dense_len: 0,
@@ -62,33 +64,60 @@ impl DeltaBlock {
         self.input.fft = None;
     }
 
+    /// Forgets the spectra of the gradients that come from above.
+    pub fn begin_upstream(&mut self) {
+        self.upstream.fft = None;
+    }
+
     /// Starts an empty output.
     pub fn begin_output(&mut self) {
         self.output.fft = None;
         self.dense_len = 0;
     }
 
-    /// The spectra of `rows` (row-major, `cols` columns), transformed unless they were since the last `begin_input`, and
-    /// the output's, of `len` values, to add to. `None` if either length has no transform for blocks.
+    /// The spectra of `rows` (row-major, `cols` columns), transformed unless they were since the last `begin_input` or
+    /// `begin_upstream`, and the output's, of `len` values, to add to. `None` if either length has no transform for blocks.
     ///
     /// # Panics
     /// If something was added to an output of another length since the last `begin_output`, or there are not 1 to
     /// [`ROWS`](Self::ROWS) whole rows.
-    pub fn spectra(&mut self, rows: &[f32], cols: usize, len: usize) -> Option<(LaneSpectra<'_>, LaneSpectraMut<'_>)> {
+    pub fn spectra(
+        &mut self,
+        side: Side,
+        rows: &[f32],
+        cols: usize,
+        len: usize,
+    ) -> Option<(LaneSpectra<'_>, LaneSpectraMut<'_>)> {
         let (from, to) = (self.plan(cols)?, self.plan(len)?);
-        let Self { input, output, .. } = self;
-        if !input.is_of(cols) {
-            from.spectra(rows, &mut input.bins[..from.bins()]);
-            input.fft = Some(from);
-        }
+        let Self { input, upstream, output, .. } = self;
+        let source = match side {
+            Side::Input => input,
+            Side::Upstream => upstream,
+        };
+        source.transform(from, rows);
         if output.fft.is_none() {
             output.bins[..to.bins()].fill(LaneBin::ZERO);
             output.fft = Some(to);
         }
         assert!(output.is_of(len), "changes to one output differ in length");
-        let (from, to) = (input.fft.as_deref()?, output.fft.as_deref()?);
-        let input = LaneSpectra { fft: from, bins: &input.bins[..from.bins()] };
-        Some((input, LaneSpectraMut { fft: to, bins: &mut output.bins[..to.bins()] }))
+        let to = output.fft.as_deref()?;
+        Some((source.get()?, LaneSpectraMut { fft: to, bins: &mut output.bins[..to.bins()] }))
+    }
+
+    /// The spectra of inputs `x` and of gradients `g` (row-major, `cols` and `len` columns), each transformed unless it was
+    /// already. `None` if either length has no transform for blocks.
+    ///
+    /// # Panics
+    /// Unless there are 1 to [`ROWS`](Self::ROWS) whole rows of each.
+    pub fn input_and_upstream(
+        &mut self,
+        (x, cols): (&[f32], usize),
+        (g, len): (&[f32], usize),
+    ) -> Option<(LaneSpectra<'_>, LaneSpectra<'_>)> {
+        let (of_x, of_g) = (self.plan(cols)?, self.plan(len)?);
+        self.input.transform(of_x, x);
+        self.upstream.transform(of_g, g);
+        Some((self.input.get()?, self.upstream.get()?))
     }
 
     /// Adds what `f` adds to an output of `len` values for each row of `rows` (row-major, `cols` columns).
@@ -143,7 +172,7 @@ impl DeltaBlock {
         }
         let fft = self.transforms.lanes(len);
         if let Some(fft) = &fft {
-            for spectra in [&mut self.input, &mut self.output] {
+            for spectra in [&mut self.input, &mut self.upstream, &mut self.output] {
                 if spectra.bins.len() < fft.bins() {
                     spectra.bins.resize(fft.bins(), LaneBin::ZERO);
                 }
@@ -160,6 +189,19 @@ impl DeltaBlock {
 }
 
 impl Spectra {
+    /// Makes these the spectra of `rows`, unless they are of rows of that length already.
+    fn transform(&mut self, fft: Arc<LaneFft>, rows: &[f32]) {
+        if !self.is_of(fft.len()) {
+            fft.spectra(rows, &mut self.bins[..fft.bins()]);
+            self.fft = Some(fft);
+        }
+    }
+
+    fn get(&self) -> Option<LaneSpectra<'_>> {
+        let fft = self.fft.as_deref()?;
+        Some(LaneSpectra { fft, bins: &self.bins[..fft.bins()] })
+    }
+
     fn is_of(&self, len: usize) -> bool {
         self.fft.as_ref().is_some_and(|fft| fft.len() == len)
     }

@@ -104,7 +104,7 @@ impl Delta for FourierDelta {
 
     fn apply_rows(&self, weight: f32, x: &[f32], block: &mut DeltaBlock) {
         let (d1, d2) = (self.shape().rows(), self.shape().cols());
-        match block.spectra(x, d2, d1) {
+        match block.spectra(Side::Input, x, d2, d1) {
             Some((input, output)) => {
                 transform::apply_lanes(&self.plan, &self.stored, self.scaled(weight), input, output);
             }
@@ -124,6 +124,35 @@ impl Delta for FourierDelta {
         assert_eq!(gradient.len(), self.stored.len(), "parameters of a module");
         let (input, upstream) = scratch.input_and_upstream(x, g);
         transform::gradient(&self.plan, self.scaled(weight), input, upstream, gradient);
+    }
+
+    fn adjoint_rows(&self, weight: f32, g: &[f32], block: &mut DeltaBlock) {
+        let (d1, d2) = (self.shape().rows(), self.shape().cols());
+        match block.spectra(Side::Upstream, g, d1, d2) {
+            Some((upstream, output)) => {
+                transform::adjoint_lanes(&self.plan, &self.stored, self.scaled(weight), upstream, output);
+            }
+            None => block.each_row(g, d1, d2, |g, scratch| self.adjoint(weight, g, scratch)),
+        }
+    }
+
+    fn gradient_rows(&self, weight: f32, x: &[f32], g: &[f32], gradient: &mut [f32], block: &mut DeltaBlock) {
+        let (d1, d2) = (self.shape().rows(), self.shape().cols());
+        assert_eq!(x.len() * d1, g.len() * d2, "rows of inputs and of upstream gradients");
+        assert_eq!(gradient.len(), self.stored.len(), "parameters of a module");
+        match block.input_and_upstream((x, d2), (g, d1)) {
+            Some((input, upstream)) => {
+                transform::gradient_lanes(&self.plan, self.scaled(weight), input, upstream, gradient);
+            }
+            None => {
+                let scratch = block.row();
+                for (x, g) in x.chunks_exact(d2).zip(g.chunks_exact(d1)) {
+                    scratch.begin_input();
+                    scratch.begin_upstream();
+                    self.gradient(weight, x, g, gradient, scratch);
+                }
+            }
+        }
     }
 
     fn dense(&self, transforms: &Transforms, threads: usize) -> Vec<f32> {

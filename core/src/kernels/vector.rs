@@ -179,7 +179,7 @@ multiversion! {
 
 /// tanh through eˣ; the clamp is where tanh rounds to ±1.
 #[inline(always)]
-fn tanh_lane<const FUSED: bool>(x: f32) -> f32 {
+pub(super) fn tanh_lane<const FUSED: bool>(x: f32) -> f32 {
     let e = exp_lane::<FUSED>(2.0 * x.clamp(-10.0, 10.0));
     (e - 1.0) / (e + 1.0)
 }

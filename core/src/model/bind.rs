@@ -1,5 +1,6 @@
 //! Adapters bound to a model: module names turned into places in the decoder, everything checked, nothing copied.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::adapter::{Adapter, AdapterError, Delta, DeltaBlock};
@@ -57,7 +58,10 @@ pub struct BoundAdapter {
     base: String,
     /// Per layer, by `LinearKind`.
     layers: Vec<[Option<Arc<dyn Delta>>; LinearKind::ALL.len()]>,
+    /// Where each delta's parameters begin among all of them, likewise.
+    offsets: Vec<[usize; LinearKind::ALL.len()]>,
     modules: usize,
+    parameters: usize,
 }
 
 impl std::fmt::Debug for BoundAdapter {
@@ -71,7 +75,8 @@ impl BoundAdapter {
     pub(super) fn new(adapter: Arc<Adapter>, name: String, decoder: &Decoder, base: &str) -> Result<Self, ModelError> {
         adapter.check_base(base)?;
         let mut layers = vec![[const { None }; LinearKind::ALL.len()]; decoder.layers.len()];
-        let (mut matched, mut total, mut missing) = (0, 0, Vec::new());
+        let mut offsets = vec![[0; LinearKind::ALL.len()]; decoder.layers.len()];
+        let (mut matched, mut total, mut missing, mut parameters) = (0, 0, Vec::new(), 0);
         for (module, delta) in adapter.modules() {
             total += 1;
             let place = parse_module(module).and_then(|(i, kind)| Some((i, kind, decoder.linear(i, kind)?)));
@@ -84,6 +89,8 @@ impl BoundAdapter {
                 return Err(ModelError::ModuleShape { adapter: name, module: module.into(), expected, found });
             }
             matched += 1;
+            offsets[layer][kind as usize] = parameters;
+            parameters += delta.parameters();
             if layers[layer][kind as usize].replace(delta.clone()).is_some() {
                 // The same linear by the names of two wrappers: neither change may silently win.
                 return Err(AdapterError::Duplicate { module: module.to_owned() }.into());
@@ -99,7 +106,7 @@ impl BoundAdapter {
             missing.truncate(NAMED_MISSING);
             return Err(ModelError::MissingSpectra { adapter: name, count, missing });
         }
-        Ok(Self { adapter, name, base: base.to_owned(), layers, modules: matched })
+        Ok(Self { adapter, name, base: base.to_owned(), layers, offsets, modules: matched, parameters })
     }
 
     /// The adapter itself.
@@ -115,6 +122,53 @@ impl BoundAdapter {
     /// Modules it changes.
     pub fn modules(&self) -> usize {
         self.modules
+    }
+
+    /// Trainable numbers in all modules.
+    pub fn parameters(&self) -> usize {
+        self.parameters
+    }
+
+    /// Writes all parameters: those of every module in order of name, each in its kind's own order.
+    ///
+    /// # Panics
+    /// If `out` does not have [`parameters`](Self::parameters) elements.
+    pub fn read_parameters(&self, out: &mut [f32]) {
+        assert_eq!(out.len(), self.parameters, "parameters of an adapter");
+        let mut rest = out;
+        for (_, delta) in self.adapter.modules() {
+            let own;
+            (own, rest) = rest.split_at_mut(delta.parameters());
+            delta.read_parameters(own);
+        }
+    }
+
+    /// The same changes in the same places with other parameters, in the order of [`read_parameters`](Self::read_parameters).
+    ///
+    /// # Errors
+    /// [`ModelError::Parameters`] if there are more or fewer than [`parameters`](Self::parameters).
+    pub fn with_parameters(&self, parameters: &[f32]) -> Result<Arc<Self>, ModelError> {
+        if parameters.len() != self.parameters {
+            let (adapter, expected, found) = (self.name.clone(), self.parameters, parameters.len());
+            return Err(ModelError::Parameters { adapter, expected, found });
+        }
+        let adapter = Arc::new(self.adapter.with_parameters(parameters));
+        let mut layers = vec![[const { None }; LinearKind::ALL.len()]; self.layers.len()];
+        for (module, delta) in adapter.modules() {
+            // Every name was understood when the adapter was bound.
+            if let Some((layer, kind)) = parse_module(module) {
+                layers[layer][kind as usize] = Some(Arc::clone(delta));
+            }
+        }
+        let (name, base, offsets) = (self.name.clone(), self.base.clone(), self.offsets.clone());
+        let (modules, parameters) = (self.modules, self.parameters);
+        Ok(Arc::new(Self { adapter, name, base, layers, offsets, modules, parameters }))
+    }
+
+    /// Where the parameters of a linear's delta are among all of them, if the adapter targets it.
+    pub(super) fn place(&self, layer: usize, kind: LinearKind) -> Option<Range<usize>> {
+        let start = self.offsets.get(layer)?[kind as usize];
+        Some(start..start + self.delta(layer, kind)?.parameters())
     }
 
     /// The base it is bound to.

@@ -76,7 +76,7 @@ pub struct Decoder {
 const HEAD_ROWS: usize = 8;
 
 /// Rows that one task of a norm, a gate or a residual handles: enough that handing it out costs little beside it.
-const ROWS_OF_A_TASK: usize = 4;
+pub(super) const ROWS_OF_A_TASK: usize = 4;
 
 /// Which rows' logits a forward pass computes.
 pub enum Wanted<'a> {
@@ -273,17 +273,17 @@ impl Decoder {
 
 /// What a block begins with: x += norm(out) of the block before, or x += out where the architecture has no norm there, then
 /// the norm of x that the block reads.
-struct Residual<'a> {
-    gguf: &'a Gguf,
+pub(super) struct Residual<'a> {
+    pub(super) gguf: &'a Gguf,
     /// What the block before left, rows × hidden; none before the first.
-    out: Option<&'a [f32]>,
-    post_norm: Option<&'a RmsNorm>,
-    norm: &'a RmsNorm,
+    pub(super) out: Option<&'a [f32]>,
+    pub(super) post_norm: Option<&'a RmsNorm>,
+    pub(super) norm: &'a RmsNorm,
 }
 
 impl Residual<'_> {
     /// One row of the batch; `normed` is written, `x` added to.
-    fn add(&self, row: usize, normed: &mut [f32], x: &mut [f32]) {
+    pub(super) fn add(&self, row: usize, normed: &mut [f32], x: &mut [f32]) {
         if let Some(out) = self.out {
             let out = &out[row * x.len()..][..x.len()];
             match self.post_norm {
@@ -299,18 +299,18 @@ impl Residual<'_> {
 }
 
 /// What a group of linears that read the same rows is computed with.
-struct Projection<'a> {
-    gguf: &'a Gguf,
-    compute: &'a Compute,
-    adapters: &'a ActiveAdapters,
-    layer: usize,
+pub(super) struct Projection<'a> {
+    pub(super) gguf: &'a Gguf,
+    pub(super) compute: &'a Compute,
+    pub(super) adapters: &'a ActiveAdapters,
+    pub(super) layer: usize,
 }
 
 impl Projection<'_> {
     /// outs\[i\] = W x + b + Σ weight · ΔW x for every linear of the group, `x` being the first of `buffers`, whose rows `fill`
     /// computes: each is quantised as soon as it is there, the products are one job of the pool, and the adapters share one
     /// forward transform a row.
-    fn run<const N: usize, const B: usize>(
+    pub(super) fn run<const N: usize, const B: usize>(
         &self,
         activations: &mut Activations,
         deltas: &[Mutex<DeltaBlock>],

@@ -138,4 +138,41 @@ pub enum ModelError {
         /// The position.
         position: usize,
     },
+    /// Fewer or more parameters than an adapter has.
+    #[error("adapter {adapter:?} has {expected} parameters, {found} were given")]
+    Parameters {
+        /// The adapter.
+        adapter: String,
+        /// Parameters it has.
+        expected: usize,
+        /// Parameters given.
+        found: usize,
+    },
+    /// Gradients do not fit in the memory they may take.
+    #[error("gradients need {needed} bytes of memory, the limit is {limit}; ask for fewer rows together")]
+    TuneMemory {
+        /// Bytes needed at least.
+        needed: usize,
+        /// Bytes allowed.
+        limit: usize,
+    },
+    /// A sequence with more tokens than are run together.
+    #[error("a sequence of {found} tokens is longer than the {max} that are run together")]
+    SequenceLength {
+        /// Its tokens.
+        found: usize,
+        /// The most there may be.
+        max: usize,
+    },
+    /// A sequence whose marks of what is predicted are not one a token.
+    #[error("a sequence of {tokens} tokens has {targets} marks of what is predicted")]
+    SequenceTargets {
+        /// Its tokens.
+        tokens: usize,
+        /// Its marks.
+        targets: usize,
+    },
+    /// The caller asked to stop.
+    #[error("cancelled")]
+    Cancelled,
 }

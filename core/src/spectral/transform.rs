@@ -53,6 +53,14 @@ pub fn adjoint(plan: &Plan, stored: &[f32], alpha: f64, upstream: &[Complex32], 
     adjoint_row(plan, stored, half_scale(plan, alpha), upstream, output);
 }
 
+/// [`adjoint`] on the spectra of as many rows as there are lanes.
+///
+/// # Panics
+/// If the spectra are not of d1 and of d2 values, or there are fewer coefficients than entries.
+pub fn adjoint_lanes(plan: &Plan, stored: &[f32], alpha: f64, upstream: LaneSpectra<'_>, output: LaneSpectraMut<'_>) {
+    widest(AdjointLanes { plan, stored, scale: half_scale(plan, alpha), upstream, output });
+}
+
 /// Adds one token's `∂L/∂c` to `gradient` (stored order).
 ///
 /// `input` is the half spectrum of x (`d2/2 + 1` bins), `upstream` the one of `g = ∂L/∂h` (`d1/2 + 1` bins).
@@ -62,6 +70,21 @@ pub fn adjoint(plan: &Plan, stored: &[f32], alpha: f64, upstream: &[Complex32], 
 pub fn gradient(plan: &Plan, alpha: f64, input: &[Complex32], upstream: &[Complex32], gradient: &mut [f32]) {
     let scale = (alpha / plan.shape().area() as f64) as f32;
     gradient_row(plan, scale, input, upstream, gradient);
+}
+
+/// [`gradient`] of as many rows as there are lanes; lanes without a row hold zero spectra and add nothing.
+///
+/// # Panics
+/// If the spectra are not of d2 and of d1 values, or `gradient` is shorter than the entries.
+pub fn gradient_lanes(
+    plan: &Plan,
+    alpha: f64,
+    input: LaneSpectra<'_>,
+    upstream: LaneSpectra<'_>,
+    gradient: &mut [f32],
+) {
+    let scale = (alpha / plan.shape().area() as f64) as f32;
+    widest(GradientLanes { plan, scale, input, upstream, gradient });
 }
 
 /// `α/(2·d1·d2)`: the half undoes the two of `twice_real`.
@@ -248,6 +271,94 @@ fn adjoint_row(plan: &Plan, stored: &[f32], scale: f32, upstream: &[Complex32], 
             }
         }
     });
+}
+
+struct AdjointLanes<'a> {
+    plan: &'a Plan,
+    stored: &'a [f32],
+    scale: f32,
+    upstream: LaneSpectra<'a>,
+    output: LaneSpectraMut<'a>,
+}
+
+impl Widest for AdjointLanes<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<const F: bool>(self) {
+        let Self { plan, stored, scale, upstream, output } = self;
+        let (from, to) = (upstream.fft.slots(), output.fft.slots());
+        for_runs!(plan, |run| {
+            let stored = stored[run.stored].chunks_exact(run.entries);
+            for (target, (sources, stored)) in run.targets.iter().zip(run.sources.chunks_exact(run.entries).zip(stored))
+            {
+                let g = scaled_bin(&upstream.bins[from[target.at()] as usize], scale, run.flips);
+                for (source, &c) in sources.iter().zip(stored) {
+                    let y = &mut output.bins[to[source.at()] as usize];
+                    for l in 0..LANES {
+                        y.re[l] = fma::<F>(c, g.re[l], y.re[l]);
+                        y.im[l] = fma::<F>(c, g.im[l], y.im[l]);
+                    }
+                }
+            }
+        });
+    }
+}
+
+struct GradientLanes<'a> {
+    plan: &'a Plan,
+    scale: f32,
+    input: LaneSpectra<'a>,
+    upstream: LaneSpectra<'a>,
+    gradient: &'a mut [f32],
+}
+
+impl Widest for GradientLanes<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<const F: bool>(self) {
+        let Self { plan, scale, input, upstream, gradient } = self;
+        let (of_x, of_g) = (input.fft.slots(), upstream.fft.slots());
+        for_runs!(plan, |run| {
+            let out = gradient[run.stored].chunks_exact_mut(run.entries);
+            for (target, (sources, out)) in run.targets.iter().zip(run.sources.chunks_exact(run.entries).zip(out)) {
+                let g = scaled_bin(&upstream.bins[of_g[target.at()] as usize], scale, run.flips);
+                for (source, out) in sources.iter().zip(out) {
+                    let x = &input.bins[of_x[source.at()] as usize];
+                    let mut sums = [0.0; LANES];
+                    for l in 0..LANES {
+                        sums[l] = fma::<F>(g.re[l], x.re[l], g.im[l] * x.im[l]);
+                    }
+                    *out += total(sums);
+                }
+            }
+        });
+    }
+}
+
+/// A bin times a scale, its imaginary part with the sign changed if the entries do.
+#[inline(always)]
+fn scaled_bin(bin: &LaneBin, scale: f32, flips: bool) -> LaneBin {
+    let (mut out, scale_im) = (LaneBin::ZERO, signed(flips, scale));
+    for l in 0..LANES {
+        out.re[l] = scale * bin.re[l];
+        out.im[l] = scale_im * bin.im[l];
+    }
+    out
+}
+
+/// The sum over the lanes, pairwise, so that its order does not depend on the instruction set.
+#[inline(always)]
+fn total(mut lanes: [f32; LANES]) -> f32 {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for l in 0..width {
+            lanes[l] += lanes[l + width];
+        }
+        width /= 2;
+    }
+    lanes[0]
 }
 
 fn gradient_row(plan: &Plan, scale: f32, input: &[Complex32], upstream: &[Complex32], gradient: &mut [f32]) {

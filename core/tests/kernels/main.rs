@@ -1,6 +1,7 @@
 //! The matrix products of every tier this CPU runs, for every storage format, against sums in f64.
 
 mod blocks;
+mod transposed;
 
 use blocks::Rng;
 use timbre::gguf::GgmlType;
@@ -27,7 +28,7 @@ fn the_cpu_is_the_one_asked_for() {
     }
 }
 
-struct Case {
+pub struct Case {
     ty: GgmlType,
     rows: usize,
     cols: usize,
@@ -87,7 +88,7 @@ fn shapes(ty: GgmlType) -> Vec<(usize, usize)> {
     }
 }
 
-fn compute(tier: Tier, threads: usize) -> Compute {
+pub fn compute(tier: Tier, threads: usize) -> Compute {
     Compute::new(KernelChoice::Only(tier), threads).unwrap()
 }
 

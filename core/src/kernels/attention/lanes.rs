@@ -8,7 +8,7 @@ use half::slice::HalfFloatSliceExt;
 ///
 /// # Safety
 /// Of every function: the CPU has the instruction set, and pointers cover 16 elements, aligned or not.
-pub(super) trait Lanes: Copy {
+pub(in crate::kernels) trait Lanes: Copy {
     unsafe fn splat(x: f32) -> Self;
     unsafe fn load(at: *const f32) -> Self;
     unsafe fn store(self, at: *mut f32);
@@ -25,7 +25,7 @@ pub(super) trait Lanes: Copy {
 /// For CPUs without any of the others.
 #[cfg(not(target_arch = "aarch64"))]
 #[derive(Clone, Copy)]
-pub(super) struct Portable([f32; 16]);
+pub(in crate::kernels) struct Portable([f32; 16]);
 
 #[cfg(not(target_arch = "aarch64"))]
 impl Lanes for Portable {
@@ -86,7 +86,7 @@ impl Lanes for Portable {
 }
 
 #[cfg(target_arch = "x86_64")]
-pub(super) use x86::{Avx2, Avx512};
+pub(in crate::kernels) use x86::{Avx2, Avx512};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
@@ -96,7 +96,7 @@ mod x86 {
 
     /// Needs AVX-512F.
     #[derive(Clone, Copy)]
-    pub(in super::super) struct Avx512(__m512);
+    pub(in crate::kernels) struct Avx512(__m512);
 
     // The intrinsics are inlined once these functions are, into callers compiled for the instruction set.
     impl Lanes for Avx512 {
@@ -149,7 +149,7 @@ mod x86 {
 
     /// Needs AVX2, FMA and F16C.
     #[derive(Clone, Copy)]
-    pub(in super::super) struct Avx2(__m256, __m256);
+    pub(in crate::kernels) struct Avx2(__m256, __m256);
 
     impl Lanes for Avx2 {
         #[inline(always)]
@@ -216,7 +216,7 @@ mod x86 {
 }
 
 #[cfg(target_arch = "aarch64")]
-pub(super) use arm::Neon;
+pub(in crate::kernels) use arm::Neon;
 
 #[cfg(target_arch = "aarch64")]
 mod arm {
@@ -227,7 +227,7 @@ mod arm {
 
     /// NEON, which every AArch64 CPU has.
     #[derive(Clone, Copy)]
-    pub(in super::super) struct Neon([float32x4_t; 4]);
+    pub(in crate::kernels) struct Neon([float32x4_t; 4]);
 
     /// The conversion instructions of the base architecture, whose intrinsics need an unstable type.
     #[inline(always)]

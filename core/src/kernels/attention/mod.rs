@@ -9,7 +9,7 @@
 // Register arrays of constant length: indices keep the unrolled loops over several of them in step.
 #![allow(clippy::needless_range_loop)]
 
-mod lanes;
+pub(super) mod lanes;
 mod panels;
 mod product;
 mod softmax;
@@ -17,6 +17,7 @@ mod store;
 
 pub use lanes::f16_from_f32;
 pub use panels::{BLOCK, CacheFormat, Keys, Q8_GROUP, Values};
+pub(super) use product::Set;
 pub use product::{MAX_ROWS, mix, scores};
 pub use softmax::{Running, fold_tile, merge};
 pub use store::{store_key, store_value};

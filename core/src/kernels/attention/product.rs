@@ -347,7 +347,7 @@ compiled!(portable, Portable, 1);
 
 /// The instruction sets a product is compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Set {
+pub(in crate::kernels) enum Set {
     #[cfg(not(target_arch = "aarch64"))]
     Portable,
     #[cfg(target_arch = "x86_64")]
@@ -360,7 +360,7 @@ enum Set {
 
 impl Set {
     /// The widest one this CPU has.
-    fn detect() -> Self {
+    pub(in crate::kernels) fn detect() -> Self {
         #[cfg(target_arch = "x86_64")]
         {
             let avx2 =

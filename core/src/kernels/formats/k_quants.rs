@@ -45,11 +45,13 @@ pub fn q45k_scales(packed: &[u8; 12]) -> ([u8; 8], [u8; 8]) {
 }
 
 /// The 12 bytes of packed scales at `at`.
+#[inline(always)]
 fn packed_scales(block: &[u8], at: usize) -> [u8; 12] {
     std::array::from_fn(|i| block[at + i])
 }
 
 /// Sets the groups of Q4_K and Q5_K: eight groups of 32.
+#[inline(always)]
 fn set_scales_and_minima(block: &[u8], lanes: &mut Lanes) {
     let (d, dmin) = (f16_at(block, 0), f16_at(block, 2));
     let (scales, minima) = q45k_scales(&packed_scales(block, 4));
@@ -60,16 +62,19 @@ fn set_scales_and_minima(block: &[u8], lanes: &mut Lanes) {
 }
 
 /// The runs of 32 lanes of a block, each with its number.
+#[inline(always)]
 fn runs(lanes: &mut Lanes) -> impl Iterator<Item = (usize, &mut [i8])> {
     lanes.q.chunks_exact_mut(RUN).enumerate()
 }
 
 /// The bytes and the shift that hold run `r` of the 2-bit lanes: 32 bytes hold four runs, lowest bits first.
+#[inline(always)]
 fn pairs(bytes: &[u8], r: usize) -> (&[u8], usize) {
     (&bytes[r / 4 * RUN..][..RUN], r % 4 * 2)
 }
 
 /// The bytes and the shift that hold run `r` of the nibbles: 32 bytes hold two runs, low nibbles first.
+#[inline(always)]
 fn nibbles(bytes: &[u8], r: usize) -> (&[u8], usize) {
     (&bytes[r / 2 * RUN..][..RUN], r % 2 * 4)
 }
@@ -77,6 +82,7 @@ fn nibbles(bytes: &[u8], r: usize) -> (&[u8], usize) {
 impl Format for Q2K {
     const TYPE: GgmlType = GgmlType::Q2K;
 
+    #[inline(always)]
     fn unpack(block: &[u8], lanes: &mut Lanes) {
         let (d, dmin) = (f16_at(block, 80), f16_at(block, 82));
         for (g, &packed) in block[..16].iter().enumerate() {
@@ -95,6 +101,7 @@ impl Format for Q2K {
 impl Format for Q3K {
     const TYPE: GgmlType = GgmlType::Q3K;
 
+    #[inline(always)]
     fn unpack(block: &[u8], lanes: &mut Lanes) {
         let d = f16_at(block, 108);
         let scales = q3k_scales(&packed_scales(block, 96));
@@ -114,6 +121,7 @@ impl Format for Q3K {
 impl Format for Q4K {
     const TYPE: GgmlType = GgmlType::Q4K;
 
+    #[inline(always)]
     fn unpack(block: &[u8], lanes: &mut Lanes) {
         set_scales_and_minima(block, lanes);
         for (r, run) in runs(lanes) {
@@ -128,6 +136,7 @@ impl Format for Q4K {
 impl Format for Q5K {
     const TYPE: GgmlType = GgmlType::Q5K;
 
+    #[inline(always)]
     fn unpack(block: &[u8], lanes: &mut Lanes) {
         set_scales_and_minima(block, lanes);
         for (r, run) in runs(lanes) {
@@ -142,6 +151,7 @@ impl Format for Q5K {
 impl Format for Q6K {
     const TYPE: GgmlType = GgmlType::Q6K;
 
+    #[inline(always)]
     fn unpack(block: &[u8], lanes: &mut Lanes) {
         let d = f16_at(block, 208);
         for (scale, &packed) in lanes.scale.iter_mut().zip(&block[192..208]) {

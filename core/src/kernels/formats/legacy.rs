@@ -19,6 +19,7 @@ pub struct Q5_1;
 pub struct Q8_0;
 
 /// Spreads 16 bytes of nibbles over 32 lanes, bit `i` of `high` adding 16 to lane `i`, less `zero`.
+#[inline(always)]
 fn nibbles(bytes: &[u8], high: u32, zero: i8, q: &mut [i8]) {
     let (low_lanes, high_lanes) = q[..32].split_at_mut(16);
     let lanes = low_lanes.iter_mut().zip(high_lanes);
@@ -29,6 +30,7 @@ fn nibbles(bytes: &[u8], high: u32, zero: i8, q: &mut [i8]) {
     }
 }
 
+#[inline(always)]
 fn u32_at(block: &[u8], at: usize) -> u32 {
     u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]])
 }
@@ -36,6 +38,7 @@ fn u32_at(block: &[u8], at: usize) -> u32 {
 impl Format for Q4_0 {
     const TYPE: GgmlType = GgmlType::Q4_0;
 
+    #[inline(always)]
     fn unpack(block: &[u8], lanes: &mut Lanes) {
         nibbles(&block[2..], 0, 8, &mut lanes.q);
         lanes.set_uniform(f16_at(block, 0), 0.0);
@@ -45,6 +48,7 @@ impl Format for Q4_0 {
 impl Format for Q4_1 {
     const TYPE: GgmlType = GgmlType::Q4_1;
 
+    #[inline(always)]
     fn unpack(block: &[u8], lanes: &mut Lanes) {
         nibbles(&block[4..], 0, 0, &mut lanes.q);
         lanes.set_uniform(f16_at(block, 0), f16_at(block, 2));
@@ -54,6 +58,7 @@ impl Format for Q4_1 {
 impl Format for Q5_0 {
     const TYPE: GgmlType = GgmlType::Q5_0;
 
+    #[inline(always)]
     fn unpack(block: &[u8], lanes: &mut Lanes) {
         nibbles(&block[6..], u32_at(block, 2), 16, &mut lanes.q);
         lanes.set_uniform(f16_at(block, 0), 0.0);
@@ -63,6 +68,7 @@ impl Format for Q5_0 {
 impl Format for Q5_1 {
     const TYPE: GgmlType = GgmlType::Q5_1;
 
+    #[inline(always)]
     fn unpack(block: &[u8], lanes: &mut Lanes) {
         nibbles(&block[8..], u32_at(block, 4), 0, &mut lanes.q);
         lanes.set_uniform(f16_at(block, 0), f16_at(block, 2));
@@ -72,6 +78,7 @@ impl Format for Q5_1 {
 impl Format for Q8_0 {
     const TYPE: GgmlType = GgmlType::Q8_0;
 
+    #[inline(always)]
     fn unpack(block: &[u8], lanes: &mut Lanes) {
         for (lane, &byte) in lanes.q.iter_mut().zip(&block[2..34]) {
             *lane = byte as i8;

@@ -70,6 +70,7 @@ impl Lanes {
     }
 
     /// One scale and offset for the 32 lanes of a small block.
+    #[inline(always)]
     fn set_uniform(&mut self, scale: f32, offset: f32) {
         self.scale[..2].fill(scale);
         self.offset[..2].fill(offset);
@@ -140,6 +141,7 @@ pub(super) fn decode_plain<P: Plain>(bytes: &[u8], out: &mut [f32]) {
 }
 
 /// The half-precision number at byte `at`.
+#[inline(always)]
 fn f16_at(block: &[u8], at: usize) -> f32 {
     plain::f16_to_f32(u16::from_le_bytes([block[at], block[at + 1]]))
 }

@@ -12,6 +12,7 @@ pub(crate) const LEVELS: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1
 impl Format for Iq4Nl {
     const TYPE: GgmlType = GgmlType::Iq4Nl;
 
+    #[inline(always)]
     fn unpack(block: &[u8], lanes: &mut Lanes) {
         let (low_lanes, high_lanes) = lanes.q[..32].split_at_mut(16);
         let both = low_lanes.iter_mut().zip(high_lanes);

@@ -11,6 +11,7 @@ pub struct F16;
 pub struct Bf16;
 
 /// Exactly the value of a half-precision number. Without branches, so that loops over it vectorise.
+#[inline(always)]
 pub(super) fn f16_to_f32(half: u16) -> f32 {
     /// The exponent fields of the two formats differ by 112 for equal values.
     const REBIAS: f32 = f32::from_bits((127 + 112) << 23);
@@ -25,6 +26,7 @@ pub(super) fn f16_to_f32(half: u16) -> f32 {
 impl Plain for F32 {
     const TYPE: GgmlType = GgmlType::F32;
 
+    #[inline(always)]
     fn decode(b: &[u8]) -> f32 {
         f32::from_le_bytes([b[0], b[1], b[2], b[3]])
     }
@@ -33,6 +35,7 @@ impl Plain for F32 {
 impl Plain for F16 {
     const TYPE: GgmlType = GgmlType::F16;
 
+    #[inline(always)]
     fn decode(b: &[u8]) -> f32 {
         super::f16_at(b, 0)
     }
@@ -41,6 +44,7 @@ impl Plain for F16 {
 impl Plain for Bf16 {
     const TYPE: GgmlType = GgmlType::Bf16;
 
+    #[inline(always)]
     fn decode(b: &[u8]) -> f32 {
         f32::from_le_bytes([0, 0, b[0], b[1]])
     }

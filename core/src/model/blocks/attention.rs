@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::kernels::attention::{BLOCK, MAX_ROWS, Running, TILE, fold_tile, merge, mix, scores};
-use crate::kernels::{Aligned, Pool, for_each_chunk, vector};
+use crate::kernels::{Aligned, Pool, derivative, for_each_chunk, vector};
 
 use super::super::Linear;
 use super::super::kv::{KvLayer, padded};
@@ -30,7 +30,7 @@ pub enum Window {
 
 impl Window {
     /// The first position that `position` sees.
-    fn first(self, position: usize) -> usize {
+    pub(in crate::model) fn first(self, position: usize) -> usize {
         match self {
             Self::Full => 0,
             Self::Last(n) => (position + 1).saturating_sub(n),
@@ -86,8 +86,24 @@ pub struct Turn<'a> {
 }
 
 impl Turn<'_> {
+    /// out = the gradient of the head `x` of a row, where `g` is that of the head [`apply`](Self::apply) makes of it. Leaves g
+    /// turned back.
+    pub(in crate::model) fn adjoint(&self, row: usize, x: &[f32], g: &mut [f32], out: &mut [f32]) {
+        if let Some((rope, tables)) = self.rope {
+            let len = 2 * rope.angles();
+            rope.undo(g, x.len(), &tables[row * len..][..len]);
+        }
+        match self.norm {
+            Some((weight, eps)) => {
+                out.fill(0.0);
+                derivative::rms_norm(x, weight, eps, g, out);
+            }
+            None => out.copy_from_slice(g),
+        }
+    }
+
     /// out = the head `x` of a row, normed and turned.
-    fn apply(&self, row: usize, x: &[f32], out: &mut [f32]) {
+    pub(in crate::model) fn apply(&self, row: usize, x: &[f32], out: &mut [f32]) {
         match self.norm {
             Some((weight, eps)) => vector::rms_norm(x, weight, eps, out),
             None => out.copy_from_slice(x),

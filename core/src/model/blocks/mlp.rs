@@ -1,6 +1,6 @@
 //! Gated feed-forward block: down(act(gate(x)) · up(x)).
 
-use crate::kernels::vector;
+use crate::kernels::{derivative, vector};
 
 use super::super::Linear;
 
@@ -19,6 +19,14 @@ impl Activation {
         match self {
             Self::Silu => vector::silu_mul(gate, up),
             Self::GeluTanh => vector::gelu_mul(gate, up),
+        }
+    }
+
+    /// `g`, the gradient of act(gate) · up, becomes the gradient of gate; that of up is written to `up_gradient`.
+    pub fn adjoint(self, gate: &[f32], up: &[f32], g: &mut [f32], up_gradient: &mut [f32]) {
+        match self {
+            Self::Silu => derivative::silu_mul(gate, up, g, up_gradient),
+            Self::GeluTanh => derivative::gelu_mul(gate, up, g, up_gradient),
         }
     }
 }

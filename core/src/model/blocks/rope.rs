@@ -1,6 +1,6 @@
 //! Rotary position embedding.
 
-use crate::kernels::vector;
+use crate::kernels::{derivative, vector};
 
 /// Which elements of a head are turned together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +52,18 @@ impl Rope {
             match self.style {
                 RopeStyle::Halves => vector::rotate_halves(turned, cos, sin),
                 RopeStyle::Pairs => vector::rotate_pairs(turned, cos, sin),
+            }
+        }
+    }
+
+    /// Turns every head of `x` back, which takes a gradient of turned heads to one of the heads before.
+    pub fn undo(&self, x: &mut [f32], head_dim: usize, table: &[f32]) {
+        let (cos, sin) = table.split_at(self.angles());
+        for head in x.chunks_exact_mut(head_dim) {
+            let turned = &mut head[..2 * cos.len()];
+            match self.style {
+                RopeStyle::Halves => derivative::unrotate_halves(turned, cos, sin),
+                RopeStyle::Pairs => derivative::unrotate_pairs(turned, cos, sin),
             }
         }
     }

@@ -1,0 +1,108 @@
+//! Products with the transposed weights, straight from the blocks: what gradients through frozen layers are made of.
+//!
+//! The work is cut into strips of columns. A task decodes its strip, as many rows at a time as fit in the second-level cache,
+//! and multiplies the decoded rows with every row of g before it goes on; nothing of the weights is kept.
+
+mod decode;
+
+use std::sync::{Mutex, PoisonError};
+
+use super::gemm::{PANEL, Product, set_of};
+use super::{Aligned, Compute, Matrix};
+use decode::decoder;
+
+/// Decoded elements that a worker holds: 64 KB, so that they and the rows of g they are multiplied with stay in the second-level
+/// cache.
+const HELD: usize = 1 << 14;
+/// Columns of a strip, where its blocks are no longer: two panels.
+const STRIP: usize = 2 * PANEL;
+
+/// What the products need per worker.
+#[derive(Debug)]
+pub struct TransposedScratch {
+    workers: Vec<Mutex<Aligned>>,
+}
+
+impl TransposedScratch {
+    /// For `threads` threads.
+    pub fn new(threads: usize) -> Self {
+        Self { workers: (0..threads).map(|_| Mutex::new(Aligned::new(HELD))).collect() }
+    }
+
+    /// Bytes that the scratch for `threads` threads takes.
+    pub fn bytes(threads: usize) -> usize {
+        threads * HELD * size_of::<f32>()
+    }
+}
+
+impl Compute {
+    /// `out[t, c] = Σ Σ_r g[t, r] · w[r, c]` over the pairs of weights and gradients of their outputs, for every column c of the
+    /// weights, which all have as many: the gradient of the rows that the linears read. `out` is T × columns, each g T × its
+    /// weights' rows.
+    ///
+    /// An element does not depend on the other rows nor on the number of threads. Nothing is allocated.
+    ///
+    /// # Panics
+    /// If the sizes do not fit each other, or the scratch is for fewer threads.
+    pub fn matmul_transposed(&self, pairs: &[(Matrix<'_>, &[f32])], out: &mut [f32], scratch: &TransposedScratch) {
+        if pairs.iter().all(|(w, _)| w.rows() == 0) {
+            return out.fill(0.0);
+        }
+        let cols = pairs.first().map_or(0, |(w, _)| w.cols());
+        if cols == 0 || out.is_empty() {
+            return;
+        }
+        let rows = out.len() / cols;
+        assert_eq!(out.len(), rows * cols, "size of the output");
+        for (w, g) in pairs {
+            assert_eq!(w.cols(), cols, "columns of weights that read the same rows");
+            assert_eq!(Some(g.len()), rows.checked_mul(w.rows()), "size of a gradient");
+        }
+        assert!(scratch.workers.len() >= self.threads(), "scratch of fewer threads");
+        // Block lengths divide one another.
+        let strip = pairs.iter().map(|(w, _)| w.ty().block_len()).fold(STRIP, usize::max);
+        let set = set_of(self.tier());
+        let target = Target(out.as_mut_ptr());
+        self.pool().run_indexed(cols.div_ceil(strip), &|worker, task| {
+            let mut held = scratch.workers[worker].lock().unwrap_or_else(PoisonError::into_inner);
+            let start = task * strip;
+            let width = strip.min(cols - start);
+            let depth = HELD / width.next_multiple_of(PANEL);
+            let mut accumulate = false;
+            for (w, g) in pairs {
+                let decode = decoder(w.ty());
+                for from in (0..w.rows()).step_by(depth) {
+                    let to = w.rows().min(from + depth);
+                    decode(w.row_range(from, to), w.row_bytes(), (start, width), depth, &mut held);
+                    let product = Product {
+                        a: (g[from..].as_ptr(), w.rows(), 1),
+                        b: (held.as_ptr(), PANEL, depth * PANEL),
+                        out: (target.at(start), cols),
+                        rows,
+                        depth: to - from,
+                        cols: width,
+                        accumulate,
+                    };
+                    // SAFETY: a `Compute` of this tier exists, so the CPU has the vectors; g has `rows` rows of as many elements
+                    // as the weights have rows, the scratch the panels of the strip, the output `rows` rows of `cols` elements
+                    // of which no other task has these columns.
+                    unsafe { product.run(set) };
+                    accumulate = true;
+                }
+            }
+        });
+    }
+}
+
+/// An output that tasks write disjoint columns of.
+struct Target(*mut f32);
+
+// SAFETY: it stands for an exclusive borrow of f32s; tasks write disjoint columns (see `matmul_transposed`).
+unsafe impl Sync for Target {}
+
+impl Target {
+    /// The first row's element in this column.
+    fn at(&self, column: usize) -> *mut f32 {
+        self.0.wrapping_add(column)
+    }
+}

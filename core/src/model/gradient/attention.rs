@@ -1,0 +1,320 @@
+//! Attention inside packed sequences, and its adjoint, in tiles of query rows.
+//!
+//! A task is one head of one sequence. It turns that head's queries and keys, and for a few query rows at a time has their
+//! scores with every key they see; no more of the scores ever exists. Forward keeps the logarithm of each row's sum of
+//! exponentials, from which the way back has the weights again.
+
+use std::sync::{Mutex, PoisonError};
+
+use super::super::Decoder;
+use super::super::blocks::{Heads, Turn};
+use super::packed::Packed;
+use crate::kernels::gemm::{Left, PANEL, Right, multiply};
+use crate::kernels::{Aligned, Pool, TILE, Tile, derivative, for_each_chunk, for_each_span, transpose, vector};
+
+/// Query rows of a tile: whole register tiles of the products.
+const ROWS: usize = 24;
+/// Rows that one task puts together.
+const ROWS_OF_A_TASK: usize = 8;
+
+/// One worker's buffers.
+#[derive(Debug)]
+struct Worker {
+    /// A head's turned queries and keys, its values, and the gradient of what it makes: positions × padded head.
+    q: Aligned,
+    k: Aligned,
+    v: Aligned,
+    g: Aligned,
+    /// Keys and values with positions in the lanes: position panels × padded head × [`PANEL`].
+    keys: Aligned,
+    values: Aligned,
+    /// Gradients: positions × padded head.
+    dq: Aligned,
+    dk: Aligned,
+    dv: Aligned,
+    /// ROWS × positions.
+    scores: Aligned,
+    score_gradients: Aligned,
+}
+
+/// The buffers of attention, one a worker.
+#[derive(Debug)]
+pub(super) struct AttentionScratch {
+    workers: Vec<Mutex<Worker>>,
+}
+
+impl AttentionScratch {
+    pub fn new(decoder: &Decoder, rows: usize, threads: usize) -> Self {
+        let (rows, of_head) = (rows.next_multiple_of(TILE), Self::padded_rows(decoder, rows));
+        let head = || Aligned::new(of_head);
+        let scores = || Aligned::new(ROWS * rows);
+        let worker = || Worker {
+            q: head(),
+            k: head(),
+            v: head(),
+            g: head(),
+            keys: head(),
+            values: head(),
+            dq: head(),
+            dk: head(),
+            dv: head(),
+            scores: scores(),
+            score_gradients: scores(),
+        };
+        Self { workers: (0..threads).map(|_| Mutex::new(worker())).collect() }
+    }
+
+    /// Elements of all buffers of a worker.
+    pub fn words(decoder: &Decoder, rows: usize) -> usize {
+        9 * Self::padded_rows(decoder, rows) + 2 * ROWS * rows.next_multiple_of(TILE)
+    }
+
+    fn padded_rows(decoder: &Decoder, rows: usize) -> usize {
+        let dim = decoder.layers.iter().map(|l| padded(l.attention.heads.dim)).max().unwrap_or(0);
+        rows.next_multiple_of(TILE) * dim
+    }
+}
+
+fn padded(dim: usize) -> usize {
+    dim.next_multiple_of(PANEL)
+}
+
+/// What one layer's attention reads.
+#[derive(Clone, Copy)]
+pub(super) struct Inputs<'a> {
+    pub heads: &'a Heads,
+    /// What happens to q and k first.
+    pub q_turn: Turn<'a>,
+    pub k_turn: Turn<'a>,
+    /// rows × (heads · dim), rows × (kv · dim).
+    pub q: &'a [f32],
+    pub k: &'a [f32],
+    pub v: &'a [f32],
+}
+
+/// One head of one sequence.
+struct Task {
+    head: usize,
+    /// Its first row in the batch.
+    start: usize,
+    len: usize,
+}
+
+impl Task {
+    fn new(batch: &Packed, index: usize) -> Self {
+        let range = &batch.sequences[index % batch.sequences.len()];
+        Self { head: index / batch.sequences.len(), start: range.start, len: range.len() }
+    }
+
+    /// Copies a head of every row of the sequence, `width` elements a row in `from`, through `each`; what rows and heads are
+    /// padded with is zero.
+    fn load(
+        &self,
+        from: &[f32],
+        (width, head, dim): (usize, usize, usize),
+        to: &mut [f32],
+        each: impl Fn(usize, &[f32], &mut [f32]),
+    ) {
+        let stride = padded(dim);
+        for (i, to) in to[..self.len * stride].chunks_exact_mut(stride).enumerate() {
+            let row = self.start + i;
+            let (to, beyond) = to.split_at_mut(dim);
+            each(row, &from[row * width + head * dim..][..dim], to);
+            beyond.fill(0.0);
+        }
+        to[self.len * stride..self.len.next_multiple_of(TILE) * stride].fill(0.0);
+    }
+}
+
+/// Rows of `stride` elements with rows in the lanes: panel p, element d at `[(p · stride + d) · PANEL..]`.
+fn turn_round(from: &[f32], stride: usize, to: &mut [f32]) {
+    let (mut tile, mut turned): (Tile, Tile) = ([[0.0; TILE]; TILE], [[0.0; TILE]; TILE]);
+    for (rows, panel) in from.chunks_exact(TILE * stride).zip(to.chunks_exact_mut(TILE * stride)) {
+        for (d, panel) in (0..stride).step_by(TILE).zip(panel.chunks_exact_mut(TILE * TILE)) {
+            for (line, row) in tile.iter_mut().zip(rows.chunks_exact(stride)) {
+                line.copy_from_slice(&row[d..d + TILE]);
+            }
+            transpose(&tile, &mut turned);
+            panel.copy_from_slice(turned.as_flattened());
+        }
+    }
+}
+
+impl Inputs<'_> {
+    /// A head's turned queries and keys and its values, as the products read them.
+    fn load(&self, task: &Task, worker: &mut Worker) {
+        let Heads { dim, count, .. } = *self.heads;
+        let of_kv = (self.heads.kv_len(), task.head / self.heads.group(), dim);
+        task.load(self.q, (count * dim, task.head, dim), &mut worker.q, |row, x, out| self.q_turn.apply(row, x, out));
+        task.load(self.k, of_kv, &mut worker.k, |row, x, out| self.k_turn.apply(row, x, out));
+        task.load(self.v, of_kv, &mut worker.v, |_, x, out| out.copy_from_slice(x));
+        let held = task.len.next_multiple_of(TILE) * padded(dim);
+        turn_round(&worker.k[..held], padded(dim), &mut worker.keys);
+    }
+
+    /// The scores of query rows `from..from + rows` with the keys from the first returned on, row after row of as many
+    /// elements as returned second; scaled and capped.
+    fn scores(&self, from: usize, rows: usize, worker: &mut Worker) -> (usize, usize) {
+        let (dim, stride) = (self.heads.dim, padded(self.heads.dim));
+        let first = self.heads.window.first(from) / PANEL * PANEL;
+        let cols = from + rows - first;
+        multiply(
+            (rows, dim, cols),
+            Left { data: &worker.q[from * stride..], row: stride, step: 1 },
+            Right { data: &worker.keys[first * stride..], row: PANEL, panel: stride * PANEL },
+            (&mut worker.scores, cols),
+            false,
+        );
+        let scores = &mut worker.scores[..rows * cols];
+        vector::scale(self.heads.scale, scores);
+        if let Some(cap) = self.heads.soft_cap {
+            vector::soft_cap(scores, cap);
+        }
+        (first, cols)
+    }
+
+    /// The scores of a row that a query at `position` sees, with keys counted from `first`.
+    fn seen(&self, position: usize, first: usize) -> std::ops::Range<usize> {
+        self.heads.window.first(position) - first..position + 1 - first
+    }
+
+    /// out = softmax(scale · q·K) V of every head, all rows of a head and then those of the next; `score_sums` likewise.
+    pub fn forward(
+        &self,
+        pool: &Pool,
+        batch: &Packed,
+        scratch: &AttentionScratch,
+        out: &mut [f32],
+        score_sums: &mut [f32],
+    ) {
+        let dim = self.heads.dim;
+        let stride = padded(dim);
+        let spans = &batch.spans[..self.heads.count * batch.sequences.len()];
+        for_each_span(pool, spans, [(out, dim), (score_sums, 1)], |worker, index, [out, score_sums]| {
+            let mut worker = scratch.workers[worker].lock().unwrap_or_else(PoisonError::into_inner);
+            let task = Task::new(batch, index);
+            self.load(&task, &mut worker);
+            for from in (0..task.len).step_by(ROWS) {
+                let rows = ROWS.min(task.len - from);
+                let (first, cols) = self.scores(from, rows, &mut worker);
+                let Worker { scores, v, .. } = &mut *worker;
+                for (i, row) in scores.chunks_exact_mut(cols).take(rows).enumerate() {
+                    let seen = self.seen(from + i, first);
+                    row[..seen.start].fill(0.0);
+                    row[seen.end..].fill(0.0);
+                    let row = &mut row[seen];
+                    let max = vector::max(row);
+                    let sum = vector::exp_shifted(row, max);
+                    vector::scale(1.0 / sum, row);
+                    score_sums[from + i] = max + sum.ln();
+                }
+                multiply(
+                    (rows, cols, dim),
+                    Left { data: scores, row: cols, step: 1 },
+                    Right { data: &v[first * stride..], row: stride, panel: PANEL },
+                    (&mut out[from * dim..], dim),
+                    false,
+                );
+            }
+        });
+    }
+
+    /// The gradients of q, k and v before they were turned, from the gradient `g` of what attention made, `mixed` (both
+    /// rows × (heads · dim)): of each head by itself, all rows of a head and then those of the next.
+    pub fn backward(
+        &self,
+        pool: &Pool,
+        batch: &Packed,
+        scratch: &AttentionScratch,
+        (mixed, g, score_sums): (&[f32], &[f32], &[f32]),
+        [dq, dk, dv]: [&mut [f32]; 3],
+    ) {
+        let Heads { dim, count, .. } = *self.heads;
+        let stride = padded(dim);
+        let spans = &batch.spans[..count * batch.sequences.len()];
+        for_each_span(pool, spans, [(dq, dim), (dk, dim), (dv, dim)], |worker, index, [dq, dk, dv]| {
+            let mut worker = scratch.workers[worker].lock().unwrap_or_else(PoisonError::into_inner);
+            let task = Task::new(batch, index);
+            self.load(&task, &mut worker);
+            task.load(g, (count * dim, task.head, dim), &mut worker.g, |_, x, out| out.copy_from_slice(x));
+            let held = task.len.next_multiple_of(TILE) * stride;
+            {
+                let Worker { v, values, dk, dv, .. } = &mut *worker;
+                turn_round(&v[..held], stride, values);
+                dk[..held].fill(0.0);
+                dv[..held].fill(0.0);
+            }
+            for from in (0..task.len).step_by(ROWS) {
+                let rows = ROWS.min(task.len - from);
+                let (first, cols) = self.scores(from, rows, &mut worker);
+                let Worker { q, k, g, values, scores, score_gradients, dq, dk, dv, .. } = &mut *worker;
+                let of_keys = first * stride;
+                let (q, g) = (&q[from * stride..], &g[from * stride..]);
+                multiply(
+                    (rows, dim, cols),
+                    Left { data: g, row: stride, step: 1 },
+                    Right { data: &values[of_keys..], row: PANEL, panel: stride * PANEL },
+                    (score_gradients, cols),
+                    false,
+                );
+                let lines = scores.chunks_exact_mut(cols).zip(score_gradients.chunks_exact_mut(cols));
+                for (i, (row, gradients)) in lines.take(rows).enumerate() {
+                    let at = task.start + from + i;
+                    let mixed = &mixed[at * count * dim + task.head * dim..][..dim];
+                    let offset = vector::dot(&g[i * stride..][..dim], mixed);
+                    let shift = score_sums[task.head * batch.rows() + at];
+                    let seen = self.seen(from + i, first);
+                    for beyond in [0..seen.start, seen.end..cols] {
+                        row[beyond.clone()].fill(0.0);
+                        gradients[beyond].fill(0.0);
+                    }
+                    let (row, gradients) = (&mut row[seen.clone()], &mut gradients[seen]);
+                    let inverse_cap = self.heads.soft_cap.map_or(0.0, |cap| 1.0 / cap);
+                    derivative::capped_softmax(row, shift, inverse_cap, offset, self.heads.scale, gradients);
+                }
+                let rows_of = |data| Right { data, row: stride, panel: PANEL };
+                let turned = |data| Left { data, row: 1, step: cols };
+                multiply((cols, rows, dim), turned(scores), rows_of(g), (&mut dv[of_keys..], stride), true);
+                multiply((cols, rows, dim), turned(score_gradients), rows_of(q), (&mut dk[of_keys..], stride), true);
+                let left = Left { data: score_gradients, row: cols, step: 1 };
+                multiply((rows, cols, dim), left, rows_of(&k[of_keys..]), (&mut dq[from * stride..], stride), false);
+            }
+            let of_kv = task.head / self.heads.group();
+            for i in 0..task.len {
+                let row = task.start + i;
+                let (own, out) = (i * stride..i * stride + dim, i * dim..(i + 1) * dim);
+                let q = &self.q[(row * count + task.head) * dim..][..dim];
+                let k = &self.k[row * self.heads.kv_len() + of_kv * dim..][..dim];
+                self.q_turn.adjoint(row, q, &mut worker.dq[own.clone()], &mut dq[out.clone()]);
+                self.k_turn.adjoint(row, k, &mut worker.dk[own.clone()], &mut dk[out.clone()]);
+                dv[out].copy_from_slice(&worker.dv[own]);
+            }
+        });
+    }
+}
+
+/// Puts what is by head into rows, adding up heads that share one: `to` is rows × (heads of `to` · dim).
+pub(super) fn into_rows<const N: usize>(
+    pool: &Pool,
+    heads: &Heads,
+    from: [&[f32]; N],
+    to: [(&mut [f32], usize); N],
+    rows: usize,
+) {
+    let dim = heads.dim;
+    let counts = to.each_ref().map(|(_, count)| *count);
+    let outputs = to.map(|(to, count)| (to, ROWS_OF_A_TASK * count * dim));
+    for_each_chunk(pool, outputs, |_, index, outs| {
+        for ((out, from), count) in outs.into_iter().zip(from).zip(counts) {
+            for (i, out) in out.chunks_exact_mut(count * dim).enumerate() {
+                let row = index * ROWS_OF_A_TASK + i;
+                let group = heads.count / count;
+                for (kv, out) in out.chunks_exact_mut(dim).enumerate() {
+                    let of = |head: usize| &from[(head * rows + row) * dim..][..dim];
+                    out.copy_from_slice(of(kv * group));
+                    (kv * group + 1..(kv + 1) * group).for_each(|head| vector::add(of(head), out));
+                }
+            }
+        }
+    });
+}
