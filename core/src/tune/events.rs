@@ -58,6 +58,8 @@ pub struct StepReport {
     pub tokens: usize,
     /// Those over the time.
     pub tokens_per_second: f64,
+    /// Milliseconds the run has worked.
+    pub elapsed_ms: f64,
     /// Milliseconds the run will go on, by its pace so far.
     pub eta_ms: f64,
 }

@@ -45,6 +45,14 @@ impl Rate {
         if fourier { Self::Movement(Self::MOVEMENT) } else { Self::Parameter(Self::LORA) }
     }
 
+    /// Another rate in the same unit.
+    pub fn with_value(self, rate: f64) -> Self {
+        match self {
+            Self::Movement(_) => Self::Movement(rate),
+            Self::Parameter(_) => Self::Parameter(rate),
+        }
+    }
+
     /// The number.
     pub fn value(self) -> f64 {
         match self {

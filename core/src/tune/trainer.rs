@@ -262,6 +262,7 @@ impl<'a> Trainer<'a> {
             ms: seconds * 1e3,
             tokens,
             tokens_per_second: tokens as f64 / seconds.max(1e-9),
+            elapsed_ms: state.elapsed * 1e3,
             eta_ms: self.left(state, seconds) * 1e3,
         }));
         Ok(None)
