@@ -190,6 +190,48 @@ fn backward_is_the_transpose() {
 }
 
 #[test]
+fn many_rows_go_back_as_one_by_one() {
+    // A length without a transform for blocks on either side, and none; more and fewer entries a bin.
+    for (d1, d2, n) in [(36, 30, 20), (36, 30, 900), (22, 30, 40), (30, 22, 40), (64, 96, 300)] {
+        let transforms = Arc::new(Transforms::new());
+        let of = |seed| Arc::new(Plan::new(Arc::new(Entries::seeded(shape(d1, d2), n, seed).unwrap())));
+        let deltas = [delta(of(3), 5, 60.0), delta(of(8), 6, -90.0)];
+        let mut scratch = DeltaScratch::new(Arc::clone(&transforms), [d1, d2]);
+        let mut block = DeltaBlock::new(transforms, [d1, d2]);
+        for rows in [16, 1, 7] {
+            let x: Vec<f32> = (0..rows).flat_map(|t| row(d2, t)).collect();
+            let g: Vec<f32> = (0..rows).flat_map(|t| row(d1, 100 + t)).collect();
+            let before: Vec<f32> = (0..rows).flat_map(|t| row(d2, 200 + t)).collect();
+            let (mut dx, mut gradients) = (before.clone(), [vec![1.0; n], vec![2.0; n]]);
+            for ((x, g), dx) in x.chunks_exact(d2).zip(g.chunks_exact(d1)).zip(dx.chunks_exact_mut(d2)) {
+                scratch.begin_input();
+                scratch.begin_output();
+                for (delta, gradient) in deltas.iter().zip(&mut gradients) {
+                    scratch.begin_upstream();
+                    delta.gradient(0.5, x, g, gradient, &mut scratch);
+                    delta.adjoint(0.5, g, &mut scratch);
+                }
+                scratch.finish(dx, None);
+            }
+            let (mut block_dx, mut block_gradients) = (before, [vec![1.0; n], vec![2.0; n]]);
+            block.begin_input();
+            block.begin_output();
+            for (delta, gradient) in deltas.iter().zip(&mut block_gradients) {
+                block.begin_upstream();
+                delta.gradient_rows(0.5, &x, &g, gradient, &mut block);
+                delta.adjoint_rows(0.5, &g, &mut block);
+            }
+            block.finish(&mut block_dx, d2, None);
+            let f64s = |values: &[f32]| values.iter().map(|&v| f64::from(v)).collect::<Vec<_>>();
+            assert!(relative_error(&block_dx, &f64s(&dx)) < 2e-6, "{d1}x{d2}, {n} entries, {rows} rows");
+            for (got, want) in block_gradients.iter().zip(&gradients) {
+                assert!(relative_error(got, &f64s(want)) < 2e-6, "{d1}x{d2}, {n} entries, {rows} rows");
+            }
+        }
+    }
+}
+
+#[test]
 fn llama_rows_go_pair_by_pair() {
     // llama.cpp's converter: w.reshape(heads, 2, d/2, …).swapaxes(1, 2).reshape(w.shape).
     let (heads, d) = (3usize, 8usize);

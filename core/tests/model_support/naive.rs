@@ -1,5 +1,7 @@
 //! The two architectures once more, in f64, position by position, from the papers' formulas: the oracle for wiring.
 
+use std::collections::HashMap;
+
 use super::{HEAD_DIM, HEADS, HIDDEN, KV_HEADS, LAYERS, Tiny};
 
 /// What is not in the tensors.
@@ -18,7 +20,7 @@ pub fn frequencies(dim: usize, base: f64, scale: f64) -> Vec<f64> {
     (0..dim / 2).map(|i| base.powf(-2.0 * i as f64 / dim as f64) / scale).collect()
 }
 
-type Row = Vec<f64>;
+pub type Row = Vec<f64>;
 
 fn norm(x: &[f64], weight: &[f64], eps: f64) -> Row {
     let scale = 1.0 / (x.iter().map(|v| v * v).sum::<f64>() / x.len() as f64 + eps).sqrt();
@@ -29,11 +31,18 @@ fn cap(x: f64, cap: Option<f64>) -> f64 {
     cap.map_or(x, |c| c * (x / c).tanh())
 }
 
-struct Weights<'a>(&'a Tiny);
+/// What is added to matrices, by tensor name, in the file's order of rows.
+pub type Changes = HashMap<String, Row>;
+
+struct Weights<'a>(&'a Tiny, &'a Changes);
 
 impl Weights<'_> {
     fn get(&self, name: &str) -> Option<Row> {
-        Some(self.0.values(name)?.into_iter().map(f64::from).collect())
+        let mut weight: Row = self.0.values(name)?.into_iter().map(f64::from).collect();
+        if let Some(change) = self.1.get(name) {
+            weight.iter_mut().zip(change).for_each(|(w, c)| *w += c);
+        }
+        Some(weight)
     }
 
     fn linear(&self, name: &str, x: &[f64]) -> Row {
@@ -65,7 +74,12 @@ fn rotate(head: &mut [f64], position: usize, frequencies: &[f64], pairs: bool) {
 
 /// The logits after every one of `tokens`.
 pub fn logits(tiny: &Tiny, tokens: &[u32], numbers: &Numbers) -> Vec<Row> {
-    let w = Weights(tiny);
+    changed_logits(tiny, tokens, numbers, &Changes::new())
+}
+
+/// The same with changes to the matrices.
+pub fn changed_logits(tiny: &Tiny, tokens: &[u32], numbers: &Numbers, changes: &Changes) -> Vec<Row> {
+    let w = Weights(tiny, changes);
     let gemma = tiny.architecture == "gemma3";
     let table = w.get("token_embd.weight").unwrap();
     let head = w.get("output.weight").unwrap_or_else(|| table.clone());
