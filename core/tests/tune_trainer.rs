@@ -13,7 +13,7 @@ fn scored(run: &Run<'_>) -> Vec<f64> {
 
 #[test]
 fn what_the_teacher_does_is_learnt() {
-    let mut run = Run::new(options(150));
+    let mut run = Run::new(timbre::tune::TrainerOptions { rate: Rate::Movement(0.2), ..options(150) });
     assert_eq!(run.go().unwrap(), Stop::Budget);
     let losses = scored(&run);
     assert_eq!(losses.len(), 7, "before, five times, and after");
@@ -72,8 +72,9 @@ fn the_rate_warms_up_and_falls() {
 
 #[test]
 fn no_lower_loss_ends_the_run_early() {
-    // A rate that is far too high for a descent, and scorings after every step.
+    // A rate too high to come to rest, and scorings after every step.
     let mut run = Run::new(timbre::tune::TrainerOptions {
+        rate: Rate::Movement(0.5),
         patience: Some(2),
         evaluations: 199,
         schedule: Schedule { warmup: 0.0, shape: Shape::Constant },
