@@ -175,12 +175,12 @@ fn targets_without_a_spectrum() {
         let mut rest = names.clone();
         let gone = rest.remove(gone);
         let error = bind_peft(&model, json!({}), &rest).unwrap_err();
-        let ModelError::MissingSpectra { adapter, count: 1, missing } = &error else { panic!("{error}") };
+        let ModelError::MissingModules { adapter, count: 1, missing } = &error else { panic!("{error}") };
         assert_eq!((adapter.as_str(), missing.as_slice()), ("a", &[gone.to_owned()][..]));
     }
     let missing = |targets: serde_json::Value, names: &[&str]| match bind_peft(&model, targets, names) {
         Ok(_) => 0,
-        Err(ModelError::MissingSpectra { count, missing, .. }) => {
+        Err(ModelError::MissingModules { count, missing, .. }) => {
             assert_eq!(missing.len(), count.min(4));
             count
         }
@@ -205,7 +205,7 @@ fn targets_are_looked_for_by_the_names_of_the_adapters_own_wrapper() {
         assert!(bind_peft(&model, changes(), &[&name(0), &name(1)]).is_ok());
         let error = bind_peft(&model, changes(), &[&name(0)]).unwrap_err();
         assert!(
-            matches!(&error, ModelError::MissingSpectra { count: 1, missing, .. } if *missing == [name(1)]),
+            matches!(&error, ModelError::MissingModules { count: 1, missing, .. } if *missing == [name(1)]),
             "{error}"
         );
     }
@@ -223,5 +223,5 @@ fn a_folder_is_refused_like_its_parts() {
         model.load_adapter(folder.path())
     };
     assert!(write(&[q(0), q(1), v(0), v(1)]).is_ok());
-    assert!(matches!(write(&[q(0), q(1)]).unwrap_err(), ModelError::MissingSpectra { count: 2, .. }));
+    assert!(matches!(write(&[q(0), q(1)]).unwrap_err(), ModelError::MissingModules { count: 2, .. }));
 }

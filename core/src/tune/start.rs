@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::adapter::{Adapter, Delta, FourierDelta, Module, Origin};
+use crate::adapter::{Adapter, Delta, FourierDelta, LoraDelta, LoraScale, Module, Origin};
 use crate::model::Model;
 use crate::spectral::Shape;
 
@@ -36,6 +36,13 @@ pub enum Method {
         /// What they begin as.
         begin: Begin,
     },
+    /// Products of two factors (Hu et al. 2022). A begins uniform in ±1/√d2 as in PEFT, B at 0: the run begins at the base model.
+    Lora {
+        /// Rank, PEFT's `r`.
+        rank: usize,
+        /// PEFT's `lora_alpha`; the change is scaled by this over the rank.
+        alpha: f64,
+    },
 }
 
 impl Default for Method {
@@ -50,17 +57,29 @@ impl Method {
     /// A module's change before the first step.
     fn delta(&self, model: &Model, shape: Shape, name: &str, rng: &mut Rng) -> Result<Arc<dyn Delta>, TuneError> {
         let entries = |source| TuneError::Entries { module: name.to_owned(), source };
+        let (Self::Fourier { alpha, .. } | Self::Lora { alpha, .. }) = *self;
+        if !alpha.is_finite() || alpha == 0.0 {
+            return Err(TuneError::option("alpha", alpha, "a finite number other than 0"));
+        }
         match *self {
             Self::Fourier { n, alpha, entries_seed, begin } => {
-                if !alpha.is_finite() || alpha == 0.0 {
-                    return Err(TuneError::option("alpha", alpha, "a finite number other than 0"));
-                }
                 let plan = model.plans().seeded(shape, n, entries_seed).map_err(entries)?;
                 let coefficients: Vec<f32> = match begin {
                     Begin::Zeros => vec![0.0; n],
                     Begin::Normal => (0..n).map(|_| rng.normal() as f32).collect(),
                 };
                 Ok(Arc::new(FourierDelta::new(plan, &coefficients, alpha).map_err(entries)?))
+            }
+            Self::Lora { rank, alpha } => {
+                let most = shape.rows().min(shape.cols());
+                if rank == 0 || rank > most {
+                    let expected = format!("from 1 to {most} for {name}, which is {shape}");
+                    return Err(TuneError::option("rank", rank, expected));
+                }
+                let bound = 1.0 / (shape.cols() as f64).sqrt();
+                let a: Vec<f32> = (0..rank * shape.cols()).map(|_| rng.symmetric(bound) as f32).collect();
+                let b = vec![0.0; shape.rows() * rank];
+                Ok(Arc::new(LoraDelta::new(&a, &b, rank, shape, LoraScale::over_rank(alpha))?))
             }
         }
     }

@@ -196,6 +196,9 @@ fn identity(adapter: &Adapter) -> String {
             let entries = fourier.entries();
             entries.rows().iter().chain(entries.cols()).for_each(|&at| number(at.into()));
         }
+        if let Some(lora) = delta.as_lora() {
+            number(lora.scale().factor(lora.rank()).to_bits());
+        }
     }
     read_parameters(adapter).iter().for_each(|value| number(value.to_bits().into()));
     hasher.finalize().to_hex().to_string()

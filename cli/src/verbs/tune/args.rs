@@ -67,7 +67,7 @@ pub struct Tune {
     pub restart: bool,
 
     /// Go on from an adapter instead of from nothing
-    #[arg(long, value_name = "A", conflicts_with_all = ["target", "layers", "n", "alpha", "entries_seed", "begin", "base_name"])]
+    #[arg(long, value_name = "A", conflicts_with_all = ["target", "layers", "method", "n", "alpha", "rank", "entries_seed", "begin", "base_name"])]
     from: Option<PathBuf>,
     /// Linear layers to change, by the endings of their names, or all-linear
     #[arg(long, value_name = "NAMES", default_value = "q_proj,v_proj")]
@@ -75,12 +75,18 @@ pub struct Tune {
     /// Layers to change, such as 0-5,7 [default: all]
     #[arg(long, value_name = "RANGES")]
     layers: Option<LayerRanges>,
+    /// Kind of adapter
+    #[arg(long, value_enum, default_value = "fourier")]
+    method: MethodArg,
     /// Coefficients a module
     #[arg(short, value_name = "N", default_value_t = 1000)]
     n: usize,
-    /// What the change is scaled by, PEFT's scaling
-    #[arg(long, value_name = "A", default_value_t = 300.0)]
-    alpha: f64,
+    /// What the change is scaled by: PEFT's scaling, or lora_alpha [default: 300, for LoRA twice the rank]
+    #[arg(long, value_name = "A")]
+    alpha: Option<f64>,
+    /// LoRA's rank
+    #[arg(long, value_name = "R", default_value_t = 8)]
+    rank: usize,
     /// Seed of the coefficients' positions, PEFT's random_loc_seed
     #[arg(long, value_name = "S", default_value_t = 2024)]
     entries_seed: u64,
@@ -91,7 +97,8 @@ pub struct Tune {
     #[arg(long, value_name = "NAME")]
     base_name: Option<String>,
 
-    /// Learning rate: RMS that a step adds to a layer's output, for input of RMS 1, whatever its size, n and alpha [default: 0.015]
+    /// Learning rate of FourierFT: RMS that a step adds to a layer's output, for input of RMS 1, whatever its size, n and alpha
+    /// [default: 0.015]; of LoRA: the step of each element of A and B [default: 0.001]
     #[arg(long, value_name = "RATE", conflicts_with = "coefficient_lr")]
     lr: Option<f64>,
     /// Learning rate as PEFT has it: the step of every coefficient
@@ -139,6 +146,14 @@ enum BeginArg {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum MethodArg {
+    /// FourierFT: coefficients of a sparse spectrum.
+    Fourier,
+    /// LoRA: two factors of low rank.
+    Lora,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum ShapeArg {
     /// Falls to nothing.
     Cosine,
@@ -161,7 +176,15 @@ impl Tune {
         };
         let targets = Targets::parse(&self.target)?;
         let new = NewAdapter {
-            method: Method::Fourier { n: self.n, alpha: self.alpha, entries_seed: self.entries_seed, begin },
+            method: match self.method {
+                MethodArg::Fourier => {
+                    let alpha = self.alpha.unwrap_or(300.0);
+                    Method::Fourier { n: self.n, alpha, entries_seed: self.entries_seed, begin }
+                }
+                MethodArg::Lora => {
+                    Method::Lora { rank: self.rank, alpha: self.alpha.unwrap_or(2.0 * self.rank as f64) }
+                }
+            },
             targets: match self.layers.clone() {
                 Some(layers) => targets.in_layers(layers),
                 None => targets,

@@ -37,6 +37,11 @@ impl Rng {
         }
     }
 
+    /// A number in [-bound, bound), all alike.
+    pub fn symmetric(&mut self, bound: f64) -> f64 {
+        ((self.next_u64() >> 11) as f64 / (1u64 << 52) as f64 - 1.0) * bound
+    }
+
     /// A draw from N(0, 1) (Box & Muller 1958).
     pub fn normal(&mut self) -> f64 {
         // In (0, 1], whose logarithm is finite.
