@@ -115,19 +115,6 @@ multiversion! {
 }
 
 #[inline(always)]
-fn soft_cap_body<const FUSED: bool>(y: &[f32], inverse_cap: f32, g: &mut [f32]) {
-    for (y, g) in y.iter().zip(g) {
-        let capped = y * inverse_cap;
-        *g *= fma::<FUSED>(-capped, capped, 1.0);
-    }
-}
-
-multiversion! {
-    /// g, the gradient of y = cap·tanh(x / cap), becomes the gradient of x.
-    soft_cap, soft_cap_body(y: &[f32], inverse_cap: f32, g: &mut [f32])
-}
-
-#[inline(always)]
 fn cross_entropy_body<const FUSED: bool>(y: &mut [f32], shift: f32, inverse_cap: f32, scale: f32) {
     for y in y {
         let capped = *y * inverse_cap;
@@ -156,4 +143,151 @@ fn exp_sum_body<const FUSED: bool>(x: &[f32], shift: f32) -> f32 {
 multiversion! {
     /// Σ e^(x − shift).
     exp_sum, exp_sum_body(x: &[f32], shift: f32) -> f32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::vector;
+    use super::*;
+
+    const LENGTHS: [usize; 6] = [1, 7, 16, 31, 64, 257];
+
+    fn values(n: usize, seed: u32) -> Vec<f32> {
+        let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(12345);
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / 8_388_608.0 - 1.0
+        };
+        (0..n).map(|_| next()).collect()
+    }
+
+    fn f64s(x: &[f32]) -> Vec<f64> {
+        x.iter().map(|&x| f64::from(x)).collect()
+    }
+
+    /// The derivative of `loss` with respect to every element of `x`.
+    fn differences(x: &[f64], loss: impl Fn(&[f64]) -> f64) -> Vec<f64> {
+        let of = |i: usize| {
+            let moved = |step: f64| {
+                let mut x = x.to_vec();
+                x[i] += step;
+                loss(&x)
+            };
+            (moved(1e-5) - moved(-1e-5)) / 2e-5
+        };
+        (0..x.len()).map(of).collect()
+    }
+
+    #[track_caller]
+    fn close(got: &[f32], want: &[f64], tolerance: f64) {
+        assert_eq!(got.len(), want.len());
+        for (i, (got, want)) in got.iter().zip(want).enumerate() {
+            assert!((f64::from(*got) - want).abs() < tolerance, "{i}: {got} for {want}");
+        }
+    }
+
+    fn weighted(y: impl Iterator<Item = f64>, g: &[f32]) -> f64 {
+        y.zip(g).map(|(y, g)| y * f64::from(*g)).sum()
+    }
+
+    #[test]
+    fn norms() {
+        for n in LENGTHS {
+            let (x, w, g, mut out) = (values(n, 1), values(n, 2), values(n, 3), values(n, 4));
+            let loss = |x: &[f64]| {
+                let scale = 1.0 / (x.iter().map(|x| x * x).sum::<f64>() / n as f64 + 1e-3).sqrt();
+                weighted(x.iter().zip(&w).map(|(x, w)| x * scale * f64::from(*w)), &g)
+            };
+            let want: Vec<f64> =
+                differences(&f64s(&x), loss).iter().zip(&out).map(|(d, out)| d + f64::from(*out)).collect();
+            rms_norm(&x, &w, 1e-3, &g, &mut out);
+            close(&out, &want, 2e-5);
+        }
+    }
+
+    #[test]
+    fn gates() {
+        type Forward = fn(f64) -> f64;
+        type Backward = fn(&[f32], &[f32], &mut [f32], &mut [f32]);
+        let silu: Forward = |x| x / (1.0 + (-x).exp());
+        let gelu: Forward = |x| {
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x * x * x);
+            0.5 * x * (1.0 + inner.tanh())
+        };
+        let both: [(Forward, Backward); 2] = [(silu, silu_mul), (gelu, gelu_mul)];
+        for (forward, backward) in both {
+            for n in LENGTHS {
+                let gate: Vec<f32> = values(n, 5).iter().map(|v| v * 6.0).collect();
+                let (up, g) = (values(n, 6), values(n, 7));
+                let (gate64, up64) = (f64s(&gate), f64s(&up));
+                let loss = |gate: &[f64], up: &[f64]| weighted(gate.iter().zip(up).map(|(a, b)| forward(*a) * b), &g);
+                let of_gate = differences(&gate64, |gate| loss(gate, &up64));
+                let of_up = differences(&up64, |up| loss(&gate64, up));
+                let (mut gradient, mut up_gradient) = (g.clone(), vec![f32::NAN; n]);
+                backward(&gate, &up, &mut gradient, &mut up_gradient);
+                close(&gradient, &of_gate, 5e-6);
+                close(&up_gradient, &of_up, 5e-6);
+            }
+        }
+    }
+
+    #[test]
+    fn rotations_are_turned_back() {
+        let angles = values(32, 8);
+        let (cos, sin): (Vec<f32>, Vec<f32>) = angles.iter().map(|a| (a.cos(), a.sin())).unzip();
+        let x = values(64, 9);
+        let (mut halves, mut pairs) = (x.clone(), x.clone());
+        vector::rotate_halves(&mut halves, &cos, &sin);
+        unrotate_halves(&mut halves, &cos, &sin);
+        vector::rotate_pairs(&mut pairs, &cos, &sin);
+        unrotate_pairs(&mut pairs, &cos, &sin);
+        close(&halves, &f64s(&x), 1e-6);
+        close(&pairs, &f64s(&x), 1e-6);
+    }
+
+    #[test]
+    fn softmax_with_and_without_a_cap() {
+        for (n, cap) in LENGTHS.into_iter().flat_map(|n| [(n, None), (n, Some(0.9))]) {
+            let (z, g, scale) = (values(n, 10), values(n, 11), 1.7);
+            let capped = |z: f64| {
+                let s = z * f64::from(scale);
+                cap.map_or(s, |cap: f64| cap * (s / cap).tanh())
+            };
+            let softmax = |z: &[f64]| {
+                let sum: f64 = z.iter().map(|&z| capped(z).exp()).sum();
+                z.iter().map(|&z| capped(z).exp() / sum).collect::<Vec<_>>()
+            };
+            let want = differences(&f64s(&z), |z| weighted(softmax(z).into_iter(), &g));
+            let p = softmax(&f64s(&z));
+            let mut y: Vec<f32> = z.iter().map(|&z| capped(f64::from(z)) as f32).collect();
+            let shift = y.iter().map(|&y| f64::from(y).exp()).sum::<f64>().ln() as f32;
+            let offset = weighted(p.iter().copied(), &g) as f32;
+            let inverse = cap.map_or(0.0, |cap| 1.0 / cap as f32);
+            let mut gradient = g.clone();
+            capped_softmax(&mut y, shift, inverse, offset, scale, &mut gradient);
+            close(&y, &p, 1e-6);
+            close(&gradient, &want, 2e-6);
+        }
+    }
+
+    #[test]
+    fn cross_entropies_with_and_without_a_cap() {
+        for (n, cap) in LENGTHS.into_iter().flat_map(|n| [(n, None), (n, Some(0.9))]) {
+            let (x, target, scale) = (values(n, 12), n / 2, 0.3f32);
+            let capped = |x: f64| cap.map_or(x, |cap: f64| cap * (x / cap).tanh());
+            let loss = |x: &[f64]| {
+                let sum: f64 = x.iter().map(|&x| capped(x).exp()).sum();
+                f64::from(scale) * (sum.ln() - capped(x[target]))
+            };
+            let want = differences(&f64s(&x), loss);
+            let mut y: Vec<f32> = x.iter().map(|&x| capped(f64::from(x)) as f32).collect();
+            let own = y[target];
+            let max = vector::max(&y);
+            let shift = max + exp_sum(&y, max).ln();
+            let inverse = cap.map_or(0.0, |cap| 1.0 / cap as f32);
+            cross_entropy(&mut y, shift, inverse, scale);
+            y[target] -= scale * (1.0 - (own * inverse).powi(2));
+            close(&y, &want, 1e-6);
+        }
+    }
 }

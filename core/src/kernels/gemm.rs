@@ -278,7 +278,7 @@ mod tests {
     fn every_instruction_set_and_shape_matches_f64() {
         for set in sets() {
             for rows in [1, 2, 3, 4, 5, 6, 7, 8, 13, 20] {
-                for cols in [1, 5, 16, 17, 31, 48, 64, 70, 130] {
+                for cols in [1usize, 5, 16, 17, 31, 48, 64, 70, 130] {
                     for (depth, turned, accumulate) in [(1, false, true), (7, true, false), (33, false, true)] {
                         let a: Vec<f32> = (0..rows * depth).map(value).collect();
                         let panels = cols.div_ceil(PANEL);

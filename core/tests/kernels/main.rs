@@ -28,7 +28,7 @@ fn the_cpu_is_the_one_asked_for() {
     }
 }
 
-pub struct Case {
+struct Case {
     ty: GgmlType,
     rows: usize,
     cols: usize,
@@ -88,7 +88,7 @@ fn shapes(ty: GgmlType) -> Vec<(usize, usize)> {
     }
 }
 
-pub fn compute(tier: Tier, threads: usize) -> Compute {
+fn compute(tier: Tier, threads: usize) -> Compute {
     Compute::new(KernelChoice::Only(tier), threads).unwrap()
 }
 

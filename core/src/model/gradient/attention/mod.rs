@@ -45,8 +45,14 @@ pub(super) struct AttentionScratch {
 
 impl AttentionScratch {
     pub fn new(decoder: &Decoder, rows: usize, threads: usize) -> Self {
-        let (rows, of_head) = (rows.next_multiple_of(TILE), Self::padded_rows(decoder, rows));
-        let head = || Aligned::new(of_head);
+        let dim = decoder.layers.iter().map(|l| l.attention.heads.dim).max().unwrap_or(0);
+        Self::for_heads(dim, rows, threads)
+    }
+
+    /// For heads of `dim` elements at most.
+    fn for_heads(dim: usize, rows: usize, threads: usize) -> Self {
+        let rows = rows.next_multiple_of(TILE);
+        let head = || Aligned::new(rows * padded(dim));
         let scores = || Aligned::new(ROWS * rows);
         let worker = || Worker {
             q: head(),
@@ -318,3 +324,6 @@ pub(super) fn into_rows<const N: usize>(
         }
     });
 }
+
+#[cfg(test)]
+mod tests;
