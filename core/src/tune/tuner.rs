@@ -61,7 +61,7 @@ impl Tuner {
         let segments = options.trainer.rate.segments(&start)?;
         let record = record(&model, &start, &data, &options.trainer);
         let start = Arc::new(start);
-        let rows = options.trainer.batch * data.longest();
+        let rows = rows(&data, options.trainer.batch);
         let objective = AdapterObjective::new(model, start.clone(), rows, data.longest(), options.memory_limit)?;
         Ok(Self { objective, start, data, options, segments, handle: TuneHandle::default(), record })
     }
@@ -123,6 +123,13 @@ impl Tuner {
             state,
         })
     }
+}
+
+/// Rows that a batch of examples usually has: a quarter more than the mean. Planned for what rarely comes, memory would be
+/// missing where layers' results are kept for the way back; a larger batch goes in parts.
+fn rows(data: &Dataset, batch: usize) -> usize {
+    let report = data.train().report();
+    (batch * report.tokens * 5).div_ceil(4 * report.examples.max(1)).max(data.longest())
 }
 
 /// The parameters that a run has come to, the steps behind them and their held-out loss.
