@@ -13,10 +13,11 @@ const LANES: usize = 16;
 const BLOCK: usize = 16;
 /// Ranks taken at a time: what lies between the factors is on the stack.
 const RANKS: usize = 64;
-/// Rows and ranks whose products are summed side by side: with 16 lanes each they fill the registers of AVX2 and of NEON.
-const TILE: usize = 2;
-/// The same for a single row.
-const ROW_TILE: usize = 4;
+/// Rows and ranks whose products are summed side by side, 16 lanes each: few enough for the registers of AVX2 and of NEON.
+const ROWS: usize = 2;
+const SHARED: usize = 2;
+/// Ranks for a single row.
+const ALONE: usize = 4;
 /// Rows that share each load of a factor on the way out.
 const SPREAD: usize = 4;
 
@@ -166,34 +167,41 @@ fn fma<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
 /// `inner[i][k] = scale·⟨x[i], from[k]⟩` for rows of `cols` values, at most [`BLOCK`] and [`RANKS`] of them.
 #[inline(always)]
 fn project<const FUSED: bool>(x: &[f32], from: &[f32], cols: usize, scale: f32, inner: &mut Inner) {
-    let (rows, ranks) = (x.len() / cols, from.len() / cols);
+    let rows = x.len() / cols;
     let mut i = 0;
-    while i + TILE <= rows {
-        let x = &x[i * cols..][..TILE * cols];
-        let mut k = 0;
-        while k + TILE <= ranks {
-            let sums = dots::<FUSED, TILE, TILE>(x, &from[k * cols..][..TILE * cols], cols);
-            for (row, sums) in inner[i..].iter_mut().zip(sums) {
-                row[k..k + TILE].copy_from_slice(&sums.map(|sum| scale * sum));
-            }
-            k += TILE;
-        }
-        for k in k..ranks {
-            let sums = dots::<FUSED, TILE, 1>(x, &from[k * cols..][..cols], cols);
-            inner[i..].iter_mut().zip(sums).for_each(|(row, [sum])| row[k] = scale * sum);
-        }
-        i += TILE;
+    while i + ROWS <= rows {
+        project_rows::<FUSED, ROWS, SHARED>(&x[i * cols..], from, cols, scale, &mut inner[i..]);
+        i += ROWS;
     }
-    for (x, row) in x[i * cols..].chunks_exact(cols).zip(&mut inner[i..]) {
-        let mut k = 0;
-        while k + ROW_TILE <= ranks {
-            let [sums] = dots::<FUSED, 1, ROW_TILE>(x, &from[k * cols..][..ROW_TILE * cols], cols);
-            row[k..k + ROW_TILE].copy_from_slice(&sums.map(|sum| scale * sum));
-            k += ROW_TILE;
+    for i in i..rows {
+        project_rows::<FUSED, 1, ALONE>(&x[i * cols..], from, cols, scale, &mut inner[i..]);
+    }
+}
+
+/// [`project`] of I rows, K ranks at a time and the rest one by one.
+#[inline(always)]
+fn project_rows<const FUSED: bool, const I: usize, const K: usize>(
+    x: &[f32],
+    from: &[f32],
+    cols: usize,
+    scale: f32,
+    inner: &mut [[f32; RANKS]],
+) {
+    let ranks = from.len() / cols;
+    let mut k = 0;
+    while k + K <= ranks {
+        let sums = dots::<FUSED, I, K>(x, &from[k * cols..], cols);
+        for i in 0..I {
+            for j in 0..K {
+                inner[i][k + j] = scale * sums[i][j];
+            }
         }
-        for k in k..ranks {
-            let [[sum]] = dots::<FUSED, 1, 1>(x, &from[k * cols..][..cols], cols);
-            row[k] = scale * sum;
+        k += K;
+    }
+    for k in k..ranks {
+        let sums = dots::<FUSED, I, 1>(x, &from[k * cols..], cols);
+        for i in 0..I {
+            inner[i][k] = scale * sums[i][0];
         }
     }
 }
@@ -202,28 +210,33 @@ fn project<const FUSED: bool>(x: &[f32], from: &[f32], cols: usize, scale: f32, 
 /// else is in the tile.
 #[inline(always)]
 fn dots<const FUSED: bool, const I: usize, const K: usize>(a: &[f32], b: &[f32], cols: usize) -> [[f32; K]; I] {
-    let a: [&[f32]; I] = std::array::from_fn(|i| &a[i * cols..][..cols]);
-    let b: [&[f32]; K] = std::array::from_fn(|k| &b[k * cols..][..cols]);
     let mut sums = [[[0f32; LANES]; K]; I];
     let whole = cols / LANES * LANES;
-    let mut at = 0;
-    while at < whole {
+    for at in (0..whole).step_by(LANES) {
+        let mut theirs = [[0f32; LANES]; K];
+        for k in 0..K {
+            theirs[k].copy_from_slice(&b[k * cols + at..][..LANES]);
+        }
         for i in 0..I {
+            let own = &a[i * cols + at..][..LANES];
             for k in 0..K {
-                let (a, b) = (&a[i][at..at + LANES], &b[k][at..at + LANES]);
                 for lane in 0..LANES {
-                    sums[i][k][lane] = fma::<FUSED>(a[lane], b[lane], sums[i][k][lane]);
+                    sums[i][k][lane] = fma::<FUSED>(own[lane], theirs[k][lane], sums[i][k][lane]);
                 }
             }
         }
-        at += LANES;
     }
-    std::array::from_fn(|i| {
-        std::array::from_fn(|k| {
-            let rest = a[i][whole..].iter().zip(&b[k][whole..]);
-            rest.fold(reduce(sums[i][k]), |sum, (a, b)| fma::<FUSED>(*a, *b, sum))
-        })
-    })
+    let mut products = [[0f32; K]; I];
+    for i in 0..I {
+        for k in 0..K {
+            let mut sum = reduce(sums[i][k]);
+            for at in whole..cols {
+                sum = fma::<FUSED>(a[i * cols + at], b[k * cols + at], sum);
+            }
+            products[i][k] = sum;
+        }
+    }
+    products
 }
 
 /// Adds lanes pairwise.
