@@ -23,8 +23,8 @@ use timbre::spectral::naive;
 const N: usize = 5;
 const ALPHA: f64 = 300.0;
 const SCALE: f32 = 0.125;
-/// Of a gradient in f32, relative to its largest component.
-const TOLERANCE: f64 = 2e-4;
+/// Of a gradient, relative to its largest component: gate and up are kept in f16 for the way back, everything else in f32.
+const TOLERANCE: f64 = 3e-3;
 /// The int8 tiers round the activations of the forward pass to 15 bits.
 const FAST_TOLERANCE: f64 = 1e-2;
 

@@ -92,14 +92,18 @@ multiversion! {
 }
 
 #[inline(always)]
-fn capped_softmax_body<const FUSED: bool>(
-    y: &mut [f32],
-    shift: f32,
-    inverse_cap: f32,
-    offset: f32,
-    scale: f32,
-    g: &mut [f32],
-) {
+fn capped_softmax_body<const FUSED: bool>(y: &mut [f32], shift: f32, inverse_cap: f32, scale: f32, g: &mut [f32]) {
+    let mut lanes = [0.0f32; 16];
+    let ((chunks, rest), (g_chunks, g_rest)) = (y.as_chunks::<16>(), g.as_chunks::<16>());
+    for (y, g) in chunks.iter().zip(g_chunks) {
+        for i in 0..16 {
+            lanes[i] = fma::<FUSED>(exp_lane::<FUSED>(y[i] - shift), g[i], lanes[i]);
+        }
+    }
+    let mut offset = super::vector::reduce(lanes);
+    for (y, g) in rest.iter().zip(g_rest) {
+        offset = fma::<FUSED>(exp_lane::<FUSED>(*y - shift), *g, offset);
+    }
     for (y, g) in y.iter_mut().zip(g) {
         let capped = *y * inverse_cap;
         let p = exp_lane::<FUSED>(*y - shift);
@@ -109,9 +113,9 @@ fn capped_softmax_body<const FUSED: bool>(
 }
 
 multiversion! {
-    /// Through p = softmax(y), y = cap·tanh(s / cap), s = scale·z, where `shift` is the logarithm of the sum of e^y and `offset` is
-    /// Σ g·p: y becomes p, and g, the gradient of p, becomes the gradient of z. An `inverse_cap` of 0 is no cap.
-    capped_softmax, capped_softmax_body(y: &mut [f32], shift: f32, inverse_cap: f32, offset: f32, scale: f32, g: &mut [f32])
+    /// Through p = softmax(y), y = cap·tanh(s / cap), s = scale·z, where `shift` is the logarithm of the sum of e^y: y becomes p,
+    /// and g, the gradient of p, becomes the gradient of z: p·(g − Σ g·p)·scale·(1 − (y / cap)²). An `inverse_cap` of 0 is no cap.
+    capped_softmax, capped_softmax_body(y: &mut [f32], shift: f32, inverse_cap: f32, scale: f32, g: &mut [f32])
 }
 
 #[inline(always)]
@@ -261,10 +265,9 @@ mod tests {
             let p = softmax(&f64s(&z));
             let mut y: Vec<f32> = z.iter().map(|&z| capped(f64::from(z)) as f32).collect();
             let shift = y.iter().map(|&y| f64::from(y).exp()).sum::<f64>().ln() as f32;
-            let offset = weighted(p.iter().copied(), &g) as f32;
             let inverse = cap.map_or(0.0, |cap| 1.0 / cap as f32);
             let mut gradient = g.clone();
-            capped_softmax(&mut y, shift, inverse, offset, scale, &mut gradient);
+            capped_softmax(&mut y, shift, inverse, scale, &mut gradient);
             close(&y, &p, 1e-6);
             close(&gradient, &want, 2e-6);
         }

@@ -1,5 +1,8 @@
 //! One layer forward, keeping what its adjoint needs, and back.
 
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+
 use super::super::blocks::{RmsNorm, Turn};
 use super::super::decoder::{Layer, Projection, ROWS_OF_A_TASK, Residual};
 use super::super::{ActiveAdapters, BoundAdapter, Decoder, LinearKind, ModelError};
@@ -66,12 +69,27 @@ impl<'a> Context<'a> {
         let Self { gguf, compute, adapters, decoder, .. } = *self;
         let (layer, hidden, rows) = (&decoder.layers[index], decoder.hidden, self.rows());
         let (attention, mlp) = (&layer.attention, &layer.mlp);
-        let Buffers { normed, out, gate_gradient, by_head, angles, activations, deltas, attention: scratch, .. } =
-            buffers;
+        let Buffers {
+            normed,
+            out,
+            gate_gradient: gate,
+            up_gradient: up,
+            q_gradient: shared_mixed,
+            by_head,
+            angles,
+            activations,
+            deltas,
+            attention: scratch,
+            ..
+        } = buffers;
+        let inner = decoder.inner;
+        let (gate, up) = (&mut gate[..rows * inner], &mut up[..rows * inner]);
         let normed = &mut normed[..rows * hidden];
         let out = &mut out[..rows * hidden];
         let project = Projection { gguf, compute, adapters, layer: index };
-        let Slot { q, k, v, mixed, score_sums, middle, attention_out, mlp_out, gate, up } = slot;
+        let Slot { q, k, v, mixed, score_sums, middle, attention_out, mlp_out, gate: gate_halves, up: up_halves } =
+            slot;
+        let mixed = if mixed.is_empty() { &mut shared_mixed[..rows * attention.heads.q_len()] } else { &mut **mixed };
 
         let group = [(LinearKind::Q, &attention.q), (LinearKind::K, &attention.k), (LinearKind::V, &attention.v)];
         let fill = |row: usize, [normed]: [&mut [f32]; 1]| {
@@ -89,7 +107,7 @@ impl<'a> Context<'a> {
         };
         let attention_out = if layer.attention_post_norm.is_some() { &mut **attention_out } else { &mut *out };
         let group = [(LinearKind::O, &attention.o)];
-        project.run(activations, deltas, group, [&mut **mixed], fill, [&mut *attention_out])?;
+        project.run(activations, deltas, group, [mixed], fill, [&mut *attention_out])?;
 
         let residual = Residual {
             gguf,
@@ -102,21 +120,27 @@ impl<'a> Context<'a> {
             residual.add(row, normed, middle);
         };
         let group = [(LinearKind::Gate, &mlp.gate), (LinearKind::Up, &mlp.up)];
-        let outs = [&mut **gate, &mut **up];
+        let outs = [&mut *gate, &mut *up];
         project.run(activations, deltas, group, [&mut *normed, &mut **middle], fill, outs)?;
 
         if next.is_none() && layer.mlp_post_norm.is_none() {
+            let width = gate_halves.len() / rows;
+            let (gate, up) = (&*gate, &*up);
+            self.each_row([(&mut **gate_halves, width), (&mut **up_halves, width)], |row, [gate_halves, up_halves]| {
+                let at = row * inner..(row + 1) * inner;
+                to_halves(&gate[at.clone()], gate_halves);
+                to_halves(&up[at], up_halves);
+            });
             return Ok(());
         }
-        let inner = decoder.inner;
-        let (gate, up) = (&**gate, &**up);
-        let fill = |row: usize, [product]: [&mut [f32]; 1]| {
-            product.copy_from_slice(&gate[row * inner..][..inner]);
-            mlp.activation.gate(product, &up[row * inner..][..inner]);
+        let fill = |_, [gate, up, gate_halves, up_halves]: [&mut [f32]; 4]| {
+            to_halves(gate, gate_halves);
+            to_halves(up, up_halves);
+            mlp.activation.gate(gate, up);
         };
-        let product = &mut gate_gradient[..rows * inner];
         let mlp_out = if layer.mlp_post_norm.is_some() { &mut **mlp_out } else { out };
-        project.run(activations, deltas, [(LinearKind::Down, &mlp.down)], [product], fill, [&mut *mlp_out])?;
+        let buffers = [gate, up, &mut **gate_halves, &mut **up_halves];
+        project.run(activations, deltas, [(LinearKind::Down, &mlp.down)], buffers, fill, [&mut *mlp_out])?;
 
         let Some(next) = next else { return Ok(()) };
         let (middle, mlp_out) = (&**middle, &*mlp_out);
@@ -147,7 +171,7 @@ impl<'a> Context<'a> {
         depth: Depth,
         gradient: &mut [f32],
     ) -> Result<(), ModelError> {
-        let Self { gguf, compute, decoder, .. } = *self;
+        let Self { compute, decoder, .. } = *self;
         let (layer, rows) = (&decoder.layers[index], self.rows());
         let (hidden, inner) = (decoder.hidden, decoder.inner);
         let (attention, mlp, heads) = (&layer.attention, &layer.mlp, &layer.attention.heads);
@@ -182,8 +206,11 @@ impl<'a> Context<'a> {
 
         if adapted(&[LinearKind::Down]) {
             self.each_row([(&mut *up_gradient, inner)], |row, [product]| {
-                product.copy_from_slice(&slot.gate[row * inner..][..inner]);
-                mlp.activation.gate(product, &slot.up[row * inner..][..inner]);
+                each_part(row, inner, (slot.gate, slot.up), |at, gate, up| {
+                    let product = &mut product[at];
+                    product.copy_from_slice(gate);
+                    mlp.activation.gate(product, up);
+                });
             });
         }
         let out = self.through_norm(layer.mlp_post_norm.as_ref(), slot.mlp_out, residual, normed_gradient);
@@ -194,8 +221,9 @@ impl<'a> Context<'a> {
             return Ok(());
         }
         self.each_row([(&mut *gate_gradient, inner), (&mut *up_gradient, inner)], |row, [g, up_gradient]| {
-            let at = row * inner..(row + 1) * inner;
-            mlp.activation.adjoint(&slot.gate[at.clone()], &slot.up[at], g, up_gradient);
+            each_part(row, inner, (slot.gate, slot.up), |at, gate, up| {
+                mlp.activation.adjoint(gate, up, &mut g[at.clone()], &mut up_gradient[at]);
+            });
         });
         if adapted(&[LinearKind::Gate, LinearKind::Up]) {
             self.norm(&layer.mlp_norm, slot.middle, normed);
@@ -217,7 +245,7 @@ impl<'a> Context<'a> {
         }
         let inputs = self.inputs(layer, angles, (slot.q, slot.k, slot.v));
         let [dq, dk, dv] = by_head.each_mut().map(|part| &mut part[..rows * heads.q_len()]);
-        let made = (&*slot.mixed, &*q_gradient, &*slot.score_sums);
+        let made = (&*q_gradient, &*slot.score_sums);
         inputs.backward(compute.pool(), self.batch, scratch, made, [&mut *dq, &mut *dk, &mut *dv]);
         let to = [(&mut *q_gradient, heads.count), (&mut *k_gradient, heads.kv), (&mut *v_gradient, heads.kv)];
         into_rows(compute.pool(), heads, [dq, dk, dv], to, rows);
@@ -234,7 +262,6 @@ impl<'a> Context<'a> {
         if depth < Depth::Heads {
             self.add_norm_adjoint(&layer.attention_norm, x, normed_gradient, residual);
         }
-        let _ = gguf;
         Ok(())
     }
 
@@ -314,6 +341,43 @@ impl<'a> Context<'a> {
             norm.adjoint(self.gguf, &out[at.clone()], &residual[at], g);
         });
         buffer
+    }
+}
+
+/// Elements of a row that are turned to f32 at a time.
+const PART: usize = 256;
+
+/// Keeps a row in f16; what is too large for it is kept as the largest there is.
+fn to_halves(row: &[f32], words: &mut [f32]) {
+    let halves: &mut [f16] = bytemuck::cast_slice_mut(words);
+    let mut part = [0.0; PART];
+    for (row, halves) in row.chunks(PART).zip(halves.chunks_mut(PART)) {
+        let part = &mut part[..row.len()];
+        part.iter_mut().zip(row).for_each(|(part, x)| *part = x.clamp(f16::MIN.to_f32(), f16::MAX.to_f32()));
+        halves[..row.len()].convert_from_f32_slice(part);
+    }
+}
+
+/// A row of `inner` numbers that [`to_halves`] kept.
+fn halves(words: &[f32], row: usize, inner: usize) -> &[f16] {
+    let width = inner.div_ceil(2);
+    &bytemuck::cast_slice(&words[row * width..][..width])[..inner]
+}
+
+/// Calls `f` with parts of a row of gate and up, and where in the row they are.
+fn each_part(
+    row: usize,
+    inner: usize,
+    (gate, up): (&[f32], &[f32]),
+    mut f: impl FnMut(std::ops::Range<usize>, &[f32], &[f32]),
+) {
+    let (gate, up) = (halves(gate, row, inner), halves(up, row, inner));
+    let (mut gate_part, mut up_part) = ([0.0; PART], [0.0; PART]);
+    for (start, (gate, up)) in (0..inner).step_by(PART).zip(gate.chunks(PART).zip(up.chunks(PART))) {
+        let (gate_part, up_part) = (&mut gate_part[..gate.len()], &mut up_part[..up.len()]);
+        gate.convert_to_f32_slice(gate_part);
+        up.convert_to_f32_slice(up_part);
+        f(start..start + gate.len(), gate_part, up_part);
     }
 }
 

@@ -92,8 +92,8 @@ pub(super) fn check(sequences: &[&Sequence], max: usize, vocab: usize) -> Result
     Ok(())
 }
 
-/// Which sequences are run together: each goes where there is room first, and no more than `max` rows go together. Sequences
-/// without a target go nowhere.
+/// Which sequences are run together: each goes where there is room first, and several only up to `max` rows. Sequences without
+/// a target go nowhere.
 pub(super) fn groups(sequences: &[&Sequence], max: usize) -> Vec<Vec<usize>> {
     let mut groups: Vec<(usize, Vec<usize>)> = Vec::new();
     for (i, sequence) in sequences.iter().enumerate() {

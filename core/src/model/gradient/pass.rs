@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::super::{ActiveAdapters, BoundAdapter, Model, ModelError};
+use super::super::{ActiveAdapters, BoundAdapter, LinearKind, Model, ModelError};
 use super::layer::{Context, Depth};
 use super::packed::{self, Packed, Sequence};
 use super::plan::{Buffers, Plan, Slot};
@@ -40,9 +40,8 @@ pub struct GradientPass {
     model: Arc<Model>,
     plan: Plan,
     batch: Packed,
-    /// The input of every layer and the output of the last: (layers + 1) × rows × hidden.
-    inputs: Vec<f32>,
-    slots: Vec<f32>,
+    /// The input of every layer and the output of the last, (layers + 1) × rows × hidden, and slots.
+    words: Vec<f32>,
     buffers: Buffers,
 }
 
@@ -59,11 +58,9 @@ impl GradientPass {
     /// [`ModelError::TuneMemory`] if it does not fit in the limit even when every layer is computed twice.
     pub fn new(model: Arc<Model>, options: &GradientOptions) -> Result<Self, ModelError> {
         let plan = Plan::new(&model, options)?;
-        let decoder = model.decoder();
         Ok(Self {
             batch: Packed::default(),
-            inputs: vec![0.0; (decoder.layers.len() + 1) * plan.rows * decoder.hidden],
-            slots: vec![0.0; plan.slots * plan.rows * plan.widths.slot()],
+            words: vec![0.0; plan.words],
             buffers: Buffers::new(&model, &plan),
             plan,
             model,
@@ -129,8 +126,13 @@ impl GradientPass {
         if let Some((stray, _)) = adapters.list().iter().find(|(bound, _)| bound.base_fingerprint() != base) {
             return Err(ModelError::ForeignAdapter { adapter: stray.name().to_owned() });
         }
+        let layers = model.decoder().layers.len();
+        let most = match &wanted {
+            Some((bound, ..)) => self.plan.batch_rows(layers, keeps_mixed(bound, layers)),
+            None => self.plan.rows,
+        };
         let mut loss = Loss::default();
-        for group in packed::groups(sequences, self.plan.rows) {
+        for group in packed::groups(sequences, most) {
             model.gguf().check_unchanged()?;
             let heads = self.plan.widths.heads;
             self.batch.fill(group.iter().map(|&i| sequences[i]), heads);
@@ -150,24 +152,26 @@ impl GradientPass {
         cancel: &dyn Fn() -> bool,
     ) -> Result<f64, ModelError> {
         let (decoder, compute, gguf) = (model.decoder(), model.compute(), model.gguf());
-        let Self { plan, batch, inputs, slots, buffers, .. } = self;
+        let Self { plan, batch, words, buffers, .. } = self;
         let (rows, layers) = (batch.rows(), decoder.layers.len());
         let context = Context { gguf, compute, decoder, adapters, batch };
         let go_on = || if cancel() { Err(ModelError::Cancelled) } else { Ok(()) };
 
         let of_input = rows * decoder.hidden;
+        let (inputs, slots) = words.split_at_mut((layers + 1) * of_input);
         context.embed(&mut inputs[..of_input], &mut buffers.angles)?;
         let lowest = wanted
             .as_ref()
             .and_then(|(bound, ..)| (0..layers).find_map(|layer| Some((layer, Depth::of(bound, layer)?))));
         // The last layers keep what they compute; those below share the first slot, which is the last of them's in the end.
-        let of_slot = rows * plan.widths.slot();
+        let mixed = wanted.as_ref().is_some_and(|(bound, ..)| keeps_mixed(bound, layers));
+        let of_slot = rows * plan.widths.slot(mixed);
         let held = slots.len() / of_slot.max(1);
         let slot_of = |layer: usize| (layer + held).saturating_sub(layers);
         for layer in 0..layers {
             go_on()?;
             let (before, after) = inputs.split_at_mut((layer + 1) * of_input);
-            let mut slot = Slot::new(&mut slots[slot_of(layer) * of_slot..][..of_slot], &plan.widths, rows);
+            let mut slot = Slot::new(&mut slots[slot_of(layer) * of_slot..][..of_slot], &plan.widths, mixed, rows);
             let x = &before[layer * of_input..];
             context.forward(layer, x, &mut slot, buffers, Some(&mut after[..of_input]))?;
         }
@@ -178,7 +182,7 @@ impl GradientPass {
         for layer in (lowest..layers).rev() {
             go_on()?;
             let x = &inputs[layer * of_input..][..of_input];
-            let mut slot = Slot::new(&mut slots[slot_of(layer) * of_slot..][..of_slot], &plan.widths, rows);
+            let mut slot = Slot::new(&mut slots[slot_of(layer) * of_slot..][..of_slot], &plan.widths, mixed, rows);
             // Kept: the last `held` layers, the first of which shares its slot with those below it.
             if layer + held < layers {
                 context.forward(layer, x, &mut slot, buffers, None)?;
@@ -188,6 +192,11 @@ impl GradientPass {
         }
         Ok(loss)
     }
+}
+
+/// Whether the adapter changes what reads attention's result, in any layer.
+fn keeps_mixed(bound: &BoundAdapter, layers: usize) -> bool {
+    (0..layers).any(|layer| bound.delta(layer, LinearKind::O).is_some())
 }
 
 impl Context<'_> {

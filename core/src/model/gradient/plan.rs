@@ -1,8 +1,9 @@
 //! What a pass holds in memory, decided before anything is allocated.
 //!
-//! A layer's input is kept for every layer. Between it and the next there are the slots: what a layer computes on the way and
-//! its adjoint needs. As many layers as there is room for keep theirs until the way back; the others share one slot, and are
-//! computed once more, with the same result to the last bit.
+//! A layer's input is kept for every layer. What else its adjoint needs of the way from it to the next is its slot. As many
+//! layers as there is room for keep theirs until the way back; the others share one, and are computed once more, with the
+//! same result to the last bit. Inputs and slots are cut from one piece of memory by the rows of each batch, so that a
+//! batch of fewer rows keeps more. Gate and up, the widest, are kept in f16: only their derivatives are taken from them.
 
 use std::sync::{Arc, Mutex};
 
@@ -22,6 +23,9 @@ const LOGITS_BYTES: usize = 12 << 20;
 const MIN_HEAD_ROWS: usize = 4;
 /// Rows of logits at most: more do not make the products faster.
 const MAX_HEAD_ROWS: usize = 128;
+
+/// Rows of a batch below which it is not made smaller to keep more: products with so few cost more than what is saved.
+const FEW_ROWS: usize = 64;
 
 /// Elements of one row of everything that a layer computes.
 #[derive(Debug, Clone, Copy)]
@@ -49,10 +53,16 @@ impl Widths {
         }
     }
 
-    /// Elements of a row of a slot.
-    pub fn slot(&self) -> usize {
+    /// Words of a row of a layer's input and slot; `mixed`: what attention makes is kept too.
+    pub fn slot(&self, mixed: bool) -> usize {
         let ends = if self.post_norms { 2 * self.hidden } else { 0 };
-        2 * self.q + 2 * self.kv + self.heads + self.hidden + 2 * self.inner + ends
+        let mixed = if mixed { self.q } else { 0 };
+        self.q + mixed + 2 * self.kv + self.heads + self.hidden + 2 * self.halves() + ends
+    }
+
+    /// Words of a row of gate or up in f16.
+    pub fn halves(&self) -> usize {
+        self.inner.div_ceil(2)
     }
 
     /// Elements of a row of all the buffers that layers share.
@@ -71,7 +81,7 @@ pub(super) struct Slot<'a> {
     pub q: &'a mut [f32],
     pub k: &'a mut [f32],
     pub v: &'a mut [f32],
-    /// What attention makes of them.
+    /// What attention makes of them; empty where nothing asks for it again.
     pub mixed: &'a mut [f32],
     /// Logarithm of the sum of the exponentials of a row's scores: all rows of a head, then those of the next.
     pub score_sums: &'a mut [f32],
@@ -80,13 +90,14 @@ pub(super) struct Slot<'a> {
     /// What the blocks end with; empty where no norm follows.
     pub attention_out: &'a mut [f32],
     pub mlp_out: &'a mut [f32],
+    /// Rows of f16, in whole words.
     pub gate: &'a mut [f32],
     pub up: &'a mut [f32],
 }
 
 impl<'a> Slot<'a> {
     /// A slot of `rows` rows in the first words of `words`.
-    pub fn new(words: &'a mut [f32], widths: &Widths, rows: usize) -> Self {
+    pub fn new(words: &'a mut [f32], widths: &Widths, mixed: bool, rows: usize) -> Self {
         let mut rest = words;
         let mut take = |width: usize| {
             let (part, after) = std::mem::take(&mut rest).split_at_mut(rows * width);
@@ -98,13 +109,13 @@ impl<'a> Slot<'a> {
             q: take(widths.q),
             k: take(widths.kv),
             v: take(widths.kv),
-            mixed: take(widths.q),
+            mixed: take(if mixed { widths.q } else { 0 }),
             score_sums: take(widths.heads),
             middle: take(widths.hidden),
             attention_out: take(end),
             mlp_out: take(end),
-            gate: take(widths.inner),
-            up: take(widths.inner),
+            gate: take(widths.halves()),
+            up: take(widths.halves()),
         }
     }
 }
@@ -115,8 +126,8 @@ pub(super) struct Plan {
     pub widths: Widths,
     /// Rows of a batch, at most.
     pub rows: usize,
-    /// Slots for batches of so many rows; there are more for smaller ones.
-    pub slots: usize,
+    /// Words of inputs and slots.
+    pub words: usize,
     /// Rows whose logits exist together.
     pub head_rows: usize,
     /// Bytes of everything.
@@ -124,7 +135,7 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// As many slots as the limit allows, at least one and at most one a layer.
+    /// As much for inputs and slots as the limit allows: at least one slot of all rows, at most one a layer.
     ///
     /// # Errors
     /// [`ModelError::TuneMemory`] if one does not fit.
@@ -134,25 +145,37 @@ impl Plan {
         let rows = options.max_rows.clamp(1, decoder.context);
         let most = (LOGITS_BYTES / (4 * decoder.vocab)).clamp(MIN_HEAD_ROWS, MAX_HEAD_ROWS).min(rows);
         let least = MIN_HEAD_ROWS.min(rows);
-        let slot = (widths.slot() * rows).saturating_mul(size_of::<f32>());
-        let fixed = |head_rows: usize| fixed_bytes(model, &widths, rows, head_rows);
-        let needed = fixed(least).saturating_add(slot);
+        let layers = decoder.layers.len();
+        let words = |slots: usize| {
+            let row = widths.hidden * (layers + 1) + widths.slot(true).saturating_mul(slots);
+            row.saturating_mul(rows)
+        };
+        let bytes = |head_rows: usize, words: usize| {
+            fixed_bytes(model, &widths, rows, head_rows).saturating_add(words.saturating_mul(size_of::<f32>()))
+        };
+        let needed = bytes(least, words(1));
         let limit = options.memory_limit.unwrap_or_else(|| needed.max(DEFAULT_BYTES));
         if needed > limit {
             return Err(ModelError::TuneMemory { needed, limit });
         }
-        let head_rows = if fixed(most).saturating_add(slot) <= limit { most } else { least };
-        let fixed = fixed(head_rows);
-        let slots = ((limit - fixed) / slot.max(1)).clamp(1, decoder.layers.len().max(1));
-        Ok(Self { widths, rows, slots, head_rows, bytes: fixed + slots * slot })
+        let head_rows = if bytes(most, words(1)) <= limit { most } else { least };
+        let room = (limit - bytes(head_rows, 0)) / size_of::<f32>();
+        let words = room.min(words(layers.max(1)));
+        Ok(Self { widths, rows, words, head_rows, bytes: bytes(head_rows, words) })
+    }
+
+    /// Rows of a batch all of whose layers keep their slots, but enough that decoding a weight is worth it.
+    pub fn batch_rows(&self, layers: usize, mixed: bool) -> usize {
+        let row = self.widths.hidden * (layers + 1) + self.widths.slot(mixed) * layers;
+        (self.words / row.max(1)).max(FEW_ROWS).min(self.rows)
     }
 }
 
-/// Bytes of everything but the slots.
+/// Bytes of everything but inputs and slots.
 fn fixed_bytes(model: &Model, widths: &Widths, rows: usize, head_rows: usize) -> usize {
     let decoder = model.decoder();
     let angles: usize = decoder.ropes.iter().map(|r| 2 * r.angles()).sum();
-    let a_row = widths.hidden * (decoder.layers.len() + 1) + widths.shared() + angles;
+    let a_row = widths.shared() + angles;
     let f32s = a_row.saturating_mul(rows).saturating_add(decoder.vocab.saturating_mul(head_rows));
     let threads = model.compute().threads();
     let largest = AttentionScratch::words(decoder, rows);
@@ -177,10 +200,10 @@ pub(super) struct Buffers {
     pub out: Vec<f32>,
     pub gradient: Vec<f32>,
     pub normed_gradient: Vec<f32>,
-    /// rows × inner: what the feed-forward block's last product reads and its gradient, then the gradients of gate and up.
+    /// rows × inner: gate and up on the way there, their gradients on the way back.
     pub gate_gradient: Vec<f32>,
     pub up_gradient: Vec<f32>,
-    /// rows × q: the gradient of what attention makes, then that of q.
+    /// rows × q: what attention makes, its gradient, then that of q.
     pub q_gradient: Vec<f32>,
     /// rows × kv.
     pub k_gradient: Vec<f32>,

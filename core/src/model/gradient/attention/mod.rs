@@ -225,14 +225,14 @@ impl Inputs<'_> {
         });
     }
 
-    /// The gradients of q, k and v before they were turned, from the gradient `g` of what attention made, `mixed` (both
-    /// rows × (heads · dim)): of each head by itself, all rows of a head and then those of the next.
+    /// The gradients of q, k and v before they were turned, from the gradient `g` of what attention made (rows × (heads · dim))
+    /// and the `score_sums` of the way there: of each head by itself, all rows of a head and then those of the next.
     pub fn backward(
         &self,
         pool: &Pool,
         batch: &Packed,
         scratch: &AttentionScratch,
-        (mixed, g, score_sums): (&[f32], &[f32], &[f32]),
+        (g, score_sums): (&[f32], &[f32]),
         [dq, dk, dv]: [&mut [f32]; 3],
     ) {
         let Heads { dim, count, .. } = *self.heads;
@@ -266,8 +266,6 @@ impl Inputs<'_> {
                 let lines = scores.chunks_exact_mut(cols).zip(score_gradients.chunks_exact_mut(cols));
                 for (i, (row, gradients)) in lines.take(rows).enumerate() {
                     let at = task.start + from + i;
-                    let mixed = &mixed[at * count * dim + task.head * dim..][..dim];
-                    let offset = vector::dot(&g[i * stride..][..dim], mixed);
                     let shift = score_sums[task.head * batch.rows() + at];
                     let seen = self.seen(from + i, first);
                     for beyond in [0..seen.start, seen.end..cols] {
@@ -276,7 +274,7 @@ impl Inputs<'_> {
                     }
                     let (row, gradients) = (&mut row[seen.clone()], &mut gradients[seen]);
                     let inverse_cap = self.heads.soft_cap.map_or(0.0, |cap| 1.0 / cap);
-                    derivative::capped_softmax(row, shift, inverse_cap, offset, self.heads.scale, gradients);
+                    derivative::capped_softmax(row, shift, inverse_cap, self.heads.scale, gradients);
                 }
                 let rows_of = |data| Right { data, row: stride, panel: PANEL };
                 let turned = |data| Left { data, row: 1, step: cols };

@@ -138,7 +138,7 @@ impl Case {
         let g = values(rows * heads.q_len(), 4);
         let mut parts = [of(heads.q_len()), of(heads.q_len()), of(heads.q_len())];
         let [dq, dk, dv] = parts.each_mut();
-        inputs.backward(&pool, &batch, &scratch, (&mixed, &g, &sums), [dq, dk, dv]);
+        inputs.backward(&pool, &batch, &scratch, (&g, &sums), [dq, dk, dv]);
         let (mut dq, mut dk, mut dv) = (of(heads.q_len()), of(heads.kv_len()), of(heads.kv_len()));
         let to = [(&mut dq[..], heads.count), (&mut dk[..], heads.kv), (&mut dv[..], heads.kv)];
         into_rows(&pool, heads, parts.each_ref().map(|part| &part[..]), to, rows);
