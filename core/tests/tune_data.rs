@@ -141,10 +141,7 @@ fn long_examples_are_cut_and_counted() {
     assert_eq!((examples.longest(), examples.sequences()[1].tokens.len()), (64, 64));
     // A limit inside the prompts leaves nothing to learn.
     let error = Examples::load(&encoder, &path, Some(16)).unwrap_err();
-    assert!(
-        matches!(error, TuneError::NoTargets { examples: 3, truncated: 3, max_length: 16, .. }),
-        "{error}"
-    );
+    assert!(matches!(error, TuneError::NoTargets { examples: 3, truncated: 3, max_length: 16, .. }), "{error}");
     let mixed = folder.file(
         "b.jsonl",
         [line(4), format!("{{\"prompt\":\"{}\",\"completion\":\"b\"}}", "word ".repeat(300))].concat(),
@@ -161,7 +158,11 @@ fn bad_lines_are_named() {
     for (lines, line, words) in [
         (format!("{good}\n\n{good}\nnot json\n{good}"), 4, "not JSON"),
         (format!("{{\"prompt\":\"a\"}}\n{good}"), 1, "no completion"),
-        (format!("{good}\n{{\"messages\":[{{\"role\":\"user\",\"content\":\"x\"}}]}}"), 2, "no message of the assistant"),
+        (
+            format!("{good}\n{{\"messages\":[{{\"role\":\"user\",\"content\":\"x\"}}]}}"),
+            2,
+            "no message of the assistant",
+        ),
         (format!("{good}\r\n{{\"messages\":7}}\r\n"), 2, "messages is a number"),
     ] {
         let path = folder.file("bad.jsonl", &lines);

@@ -85,7 +85,12 @@ fn what_is_saved_is_what_was_learnt() {
     let folder = tempfile::tempdir().unwrap();
     let layers: LayerRanges = "1".parse().unwrap();
     for (method, targets, names, numbers) in [
-        (FOURIER, Targets::default().in_layers(layers), Names::List(vec!["q_proj".into(), "v_proj".into()]), Some(vec![1])),
+        (
+            FOURIER,
+            Targets::default().in_layers(layers),
+            Names::List(vec!["q_proj".into(), "v_proj".into()]),
+            Some(vec![1]),
+        ),
         (FOURIER, all_linear(), Names::AllLinear, None),
         (Method::Lora { rank: 2, alpha: 4.0 }, all_linear(), Names::AllLinear, None),
     ] {

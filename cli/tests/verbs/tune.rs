@@ -71,7 +71,8 @@ fn a_run_tells_every_step_and_leaves_an_adapter_that_loads() {
     let report = timbre(&["adapter", "inspect", &adapter, "--json"]).json();
     assert_eq!((&report["parameters"], report["modules"].as_array().unwrap().len()), (&800.into(), 4));
     let logits = |more: &[&str]| {
-        timbre(&[&["logits", "--model", &smollm2(), "--tokens", "1,2,3", "--json"], more].concat()).json()["logits"].clone()
+        timbre(&[&["logits", "--model", &smollm2(), "--tokens", "1,2,3", "--json"], more].concat()).json()["logits"]
+            .clone()
     };
     assert_ne!(logits(&["--adapter", &adapter]), logits(&[]));
 }
@@ -98,7 +99,8 @@ fn a_seed_gives_one_adapter_and_an_interrupted_run_the_same() {
     let checkpoint = folder.path().join("c.checkpoint");
     assert!(checkpoint.exists());
     run(&c, &arguments).fails(2, "--resume goes on with it");
-    let other = [&SMALL[..], &["--steps", "9", "--seed", "3", "--checkpoint-every", "1", "--json", "--resume"]].concat();
+    let other =
+        [&SMALL[..], &["--steps", "9", "--seed", "3", "--checkpoint-every", "1", "--json", "--resume"]].concat();
     run(&c, &other).fails(1, "budget was 8 steps, now it is 9 steps");
     let rest = run(&c, &[&arguments[..], &["--resume"]].concat()).json_lines();
     assert!((1..8).contains(&losses(&rest).len()));

@@ -16,11 +16,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::durable::AtomicFile;
 
+use super::TuneError;
 use super::data::Cursor;
 use super::optimiser::AdamW;
 use super::state::{Best, State};
 use super::watch::Watch;
-use super::TuneError;
 
 const KEY: &str = "timbre-tune";
 const HASH: &str = "blake3";

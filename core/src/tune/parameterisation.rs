@@ -136,9 +136,13 @@ mod tests {
     #[test]
     fn a_step_of_one_unit_moves_the_output_by_one_whatever_the_layer() {
         let transforms = Transforms::new();
-        for (rows, cols, n, alpha) in
-            [(64, 64, 200, 300.0), (576, 192, 1000, 300.0), (192, 576, 1000, 300.0), (300, 40, 500, 2.0), (96, 512, 4000, -16.0)]
-        {
+        for (rows, cols, n, alpha) in [
+            (64, 64, 200, 300.0),
+            (576, 192, 1000, 300.0),
+            (192, 576, 1000, 300.0),
+            (300, 40, 500, 2.0),
+            (96, 512, 4000, -16.0),
+        ] {
             let unit = movement_unit(&delta(rows, cols, n, alpha, 0.0)).unwrap() as f32;
             let dense = delta(rows, cols, n, alpha, unit).dense(&transforms, 1);
             // The mean over inputs of unit RMS with independent elements is the Frobenius norm's share a row.

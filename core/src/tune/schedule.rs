@@ -76,8 +76,16 @@ mod tests {
     #[test]
     fn a_cosine_without_warm_up_is_pytorchs() {
         // CosineAnnealingLR(T_max=8, eta_min=0) with lr 1, before steps 1 to 8.
-        let torch =
-            [1.0, 0.961_939_766_3, 0.853_553_390_6, 0.691_341_716_2, 0.5, 0.308_658_283_8, 0.146_446_609_4, 0.038_060_233_7];
+        let torch = [
+            1.0,
+            0.961_939_766_3,
+            0.853_553_390_6,
+            0.691_341_716_2,
+            0.5,
+            0.308_658_283_8,
+            0.146_446_609_4,
+            0.038_060_233_7,
+        ];
         let schedule = Schedule { warmup: 0.0, shape: Shape::Cosine };
         for (step, expected) in torch.into_iter().enumerate() {
             assert!((schedule.factor(step as f64 / 8.0) - expected).abs() < 1e-9, "{step}");

@@ -109,8 +109,7 @@ impl NewAdapter {
         let mut rng = Rng::new(self.seed, STREAM);
         let mut modules = Vec::new();
         for (name, (rows, cols)) in self.targets.modules(model)? {
-            let shape =
-                Shape::new(rows, cols).map_err(|source| TuneError::Entries { module: name.clone(), source })?;
+            let shape = Shape::new(rows, cols).map_err(|source| TuneError::Entries { module: name.clone(), source })?;
             let delta = self.method.delta(model, shape, &name, &mut rng)?;
             modules.push(Module { name: name.into(), delta });
         }
@@ -126,6 +125,9 @@ impl NewAdapter {
 fn source_name(model: &Model) -> Option<String> {
     let text = |key: &str| model.gguf().metadata().opt_str(key).ok().flatten().map(str::to_owned);
     let hub = |url: String| url.strip_prefix("https://huggingface.co/").map(str::to_owned);
-    text("general.source.huggingface.repository")
-        .or_else(|| ["general.source.repo_url", "general.source.url", "general.repo_url"].into_iter().find_map(|key| hub(text(key)?)))
+    text("general.source.huggingface.repository").or_else(|| {
+        ["general.source.repo_url", "general.source.url", "general.repo_url"]
+            .into_iter()
+            .find_map(|key| hub(text(key)?))
+    })
 }

@@ -36,10 +36,10 @@ impl Targets {
         let kind = |name: &str| {
             let name = name.trim();
             let named = |kind: &LinearKind| kind.hf_name() == name || last(*kind) == name;
-            LinearKind::ALL.into_iter().find(named).ok_or_else(|| TuneError::Target {
-                found: name.to_owned(),
-                known: LinearKind::ALL.map(last).to_vec(),
-            })
+            LinearKind::ALL
+                .into_iter()
+                .find(named)
+                .ok_or_else(|| TuneError::Target { found: name.to_owned(), known: LinearKind::ALL.map(last).to_vec() })
         };
         Ok(Self { kinds: Some(text.split(',').map(kind).collect::<Result<_, _>>()?), layers: None })
     }
@@ -80,7 +80,8 @@ impl Targets {
 
     /// PEFT's `target_modules` and `layers_to_transform`.
     pub fn to_peft(&self) -> (Names, Option<Vec<i64>>) {
-        let list = |kinds: &mut dyn Iterator<Item = LinearKind>| Names::List(kinds.map(|k| last(k).to_owned()).collect());
+        let list =
+            |kinds: &mut dyn Iterator<Item = LinearKind>| Names::List(kinds.map(|k| last(k).to_owned()).collect());
         let layers = self.layers.as_ref().map(|ranges| ranges.0.iter().map(|&layer| layer as i64).collect());
         let names = match (&self.kinds, &layers) {
             (Some(kinds), _) => list(&mut kinds.iter().copied()),

@@ -230,8 +230,7 @@ impl<'a> Trainer<'a> {
         let handle = self.handle;
         for batch in &batches {
             let cancel = || handle.is_cancelled();
-            let part =
-                self.objective.loss_and_gradient(&state.parameters, batch, scale, &mut self.gradient, &cancel);
+            let part = self.objective.loss_and_gradient(&state.parameters, batch, scale, &mut self.gradient, &cancel);
             match diverging(part)? {
                 Part::Loss(part) => {
                     loss.sum += part.sum;
@@ -328,7 +327,8 @@ impl<'a> Trainer<'a> {
     fn left(&self, state: &State, step: f64) -> f64 {
         match self.options.budget {
             Budget::Steps(steps) => {
-                let scoring = state.evaluation_seconds * f64::from(self.options.evaluations + 1) * (1.0 - self.spent(state));
+                let scoring =
+                    state.evaluation_seconds * f64::from(self.options.evaluations + 1) * (1.0 - self.spent(state));
                 steps.saturating_sub(state.step) as f64 * step + scoring
             }
             Budget::Seconds(seconds) => (seconds - state.elapsed).max(0.0),

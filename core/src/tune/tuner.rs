@@ -8,9 +8,7 @@ use crate::model::Model;
 
 use super::checkpoint::{Checkpoint, OptionRecord};
 use super::data::{Dataset, Examples};
-use super::{
-    AdapterObjective, Budget, Event, Segment, State, Stop, Trainer, TrainerOptions, TuneError, TuneHandle,
-};
+use super::{AdapterObjective, Budget, Event, Segment, State, Stop, Trainer, TrainerOptions, TuneError, TuneHandle};
 
 /// How an adapter is tuned.
 #[derive(Debug, Clone, PartialEq)]
@@ -110,8 +108,7 @@ impl Tuner {
         on_event: &mut dyn FnMut(&Event<'_>),
     ) -> Result<Tuned, TuneError> {
         let (data, options) = (&self.data, &self.options.trainer);
-        let mut trainer =
-            Trainer::new(&mut self.objective, data, &self.segments, options, &self.handle, checkpoint)?;
+        let mut trainer = Trainer::new(&mut self.objective, data, &self.segments, options, &self.handle, checkpoint)?;
         let stop = trainer.run(&mut state, on_event)?;
         let (parameters, step, loss) = result(&state, stop, self.data.heldout().is_some());
         Ok(Tuned {
@@ -197,7 +194,9 @@ fn identity(adapter: &Adapter) -> String {
     };
     for (name, delta) in adapter.modules() {
         name.bytes().for_each(|byte| number(byte.into()));
-        [delta.shape().rows(), delta.shape().cols(), delta.parameters()].into_iter().for_each(|size| number(size as u64));
+        [delta.shape().rows(), delta.shape().cols(), delta.parameters()]
+            .into_iter()
+            .for_each(|size| number(size as u64));
         if let Some(fourier) = delta.as_fourier() {
             number(fourier.alpha().to_bits());
             let entries = fourier.entries();

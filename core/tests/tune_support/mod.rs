@@ -197,14 +197,8 @@ impl<'a> Run<'a> {
     /// Runs, and calls `each` with every event and the handle.
     pub fn go_with(&mut self, each: &mut dyn FnMut(&Event<'_>, &TuneHandle)) -> Result<Stop, TuneError> {
         let segments = self.objective.segments(self.options.rate);
-        let mut trainer = Trainer::new(
-            &mut self.objective,
-            &self.data,
-            &segments,
-            &self.options,
-            &self.handle,
-            self.checkpoint,
-        )?;
+        let mut trainer =
+            Trainer::new(&mut self.objective, &self.data, &segments, &self.options, &self.handle, self.checkpoint)?;
         let told = &mut self.told;
         trainer.run(&mut self.state, &mut |event| {
             match event {

@@ -107,7 +107,9 @@ pub fn draw(losses: &[f32], evaluations: &[(u64, f64)]) -> Outcome<String> {
         }
 
         area.draw(&Text::new("Loss, nats a token", (16, 22), text(15, INK, HPos::Left)))?;
-        for (i, (name, color)) in [("held out", HELDOUT), ("learnt, smoothed", SMOOTH), ("learnt", STEPS)].into_iter().enumerate() {
+        for (i, (name, color)) in
+            [("held out", HELDOUT), ("learnt, smoothed", SMOOTH), ("learnt", STEPS)].into_iter().enumerate()
+        {
             let x = WIDTH - RIGHT - 130 * i as i32;
             area.draw(&Text::new(name, (x, 22), text(12, INK, HPos::Right)))?;
             let x = x - 8 * name.len() as i32 + 8;

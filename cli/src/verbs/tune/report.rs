@@ -94,7 +94,8 @@ impl Report {
 
     fn step(&self, report: &StepReport) -> Outcome {
         if let Some(progress) = &self.progress {
-            progress.say(format!("step {}: loss {:.3}, {:.0} tok/s", report.step, report.loss, report.tokens_per_second));
+            progress
+                .say(format!("step {}: loss {:.3}, {:.0} tok/s", report.step, report.loss, report.tokens_per_second));
         }
         let &StepReport { step, loss, lr, ms, gradient_norm, tokens, tokens_per_second, eta_ms, .. } = report;
         if let Some(progress) = &self.progress {

@@ -132,7 +132,11 @@ fn parse(encoder: &Encoder, path: &Path, text: &str) -> Result<Vec<Sequence>, Tu
     let mut sequences = Vec::new();
     for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let sequence = Record::parse(line).and_then(|record| encoder.record(&record));
-        sequences.push(sequence.map_err(|source| TuneError::Line { path: path.to_owned(), line: index + 1, source })?);
+        sequences.push(sequence.map_err(|source| TuneError::Line {
+            path: path.to_owned(),
+            line: index + 1,
+            source,
+        })?);
     }
     if sequences.is_empty() {
         return Err(TuneError::Empty { path: path.to_owned() });

@@ -68,12 +68,7 @@ impl Dataset {
     ///
     /// # Errors
     /// Everything [`Examples::load`] and [`Dataset::split`] find.
-    pub fn load(
-        model: &Model,
-        data: &Path,
-        heldout: Option<&Path>,
-        options: &DataOptions,
-    ) -> Result<Self, TuneError> {
+    pub fn load(model: &Model, data: &Path, heldout: Option<&Path>, options: &DataOptions) -> Result<Self, TuneError> {
         let encoder = Encoder::new(model)?;
         let load = |path| Examples::load(&encoder, path, options.max_length);
         let train = load(data)?;
