@@ -65,8 +65,7 @@ pub struct StepReport {
 }
 
 /// Why a run ended.
-#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
-#[serde(rename_all = "snake_case", tag = "stop")]
+#[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum Stop {
     /// The budget is spent.
@@ -82,4 +81,16 @@ pub enum Stop {
         /// The loss there, which may be NaN or infinite.
         loss: f64,
     },
+}
+
+impl Stop {
+    /// One word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Budget => "budget",
+            Self::Early => "early",
+            Self::Cancelled => "cancelled",
+            Self::Diverged { .. } => "diverged",
+        }
+    }
 }

@@ -68,7 +68,6 @@ impl Tune {
         })?;
         let mut report = Report::new(self.json, &tuner, &state);
         let tuned = tuner.run(state, Some(&checkpoint), &mut |event| report.event(event))?;
-        report.result()?;
         place.save(&tuned.adapter)?;
         if tuned.stop != Stop::Cancelled {
             checkpoint.remove()?;
@@ -77,6 +76,8 @@ impl Tune {
             let svg = curve::draw(&tuned.state.losses, &tuned.state.evaluations)?;
             std::fs::write(path, svg).map_err(|error| format!("{}: {error}", path.display()))?;
         }
+        // After everything is saved: a reader that closed the pipe must not cost the result.
+        report.result()?;
         report.done(&tuned, peak.and_then(|peak| peak.stop().ok()), &self.out)?;
         diverged(&tuned)
     }

@@ -46,8 +46,7 @@ struct DoneLine<'a> {
     adapter: &'a str,
     /// Steps behind the adapter that was saved.
     adapter_step: u64,
-    #[serde(flatten)]
-    stop: Stop,
+    stop: &'static str,
     parameters: usize,
     tokens: u64,
     seconds: f64,
@@ -130,7 +129,7 @@ impl Report {
                 peak_anon_bytes,
                 adapter: &adapter,
                 adapter_step: tuned.adapter_step,
-                stop: tuned.stop,
+                stop: tuned.stop.name(),
                 parameters: self.parameters,
                 tokens: state.tokens,
                 seconds: state.elapsed,
