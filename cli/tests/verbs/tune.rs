@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::Stdio;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::common::{Ran, command, fixture, keys, smollm2, text, timbre};
 
@@ -46,7 +46,7 @@ fn a_run_tells_every_step_and_leaves_an_adapter_that_loads() {
     assert_eq!(scored.iter().map(|line| line["step"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 3, 6]);
     assert_eq!(keys(scored[0]), ["step", "heldout_loss"]);
     assert_eq!(keys(done)[..6], ["done", "steps", "heldout_before", "heldout_after", "peak_anon_bytes", "adapter"]);
-    assert_eq!((&done["done"], &done["steps"], &done["stop"]), (&true.into(), &6.into(), &"budget".into()));
+    assert_eq!((&done["done"], &done["steps"], &done["stop"]), (&json!(true), &json!(6), &json!("budget")));
     assert!(done["heldout_after"].as_f64().unwrap() < done["heldout_before"].as_f64().unwrap(), "{done}");
     assert!(done["peak_anon_bytes"].as_u64().unwrap() > 1 << 20);
     assert!(std::fs::read_to_string(&svg).unwrap().contains("</svg>"));
@@ -57,19 +57,19 @@ fn a_run_tells_every_step_and_leaves_an_adapter_that_loads() {
     assert_eq!(files, ["adapter_config.json", "adapter_model.safetensors"], "no checkpoint of a run that ended");
     let config: Value = serde_json::from_slice(&std::fs::read(out.join("adapter_config.json")).unwrap()).unwrap();
     for (key, value) in [
-        ("peft_type", "FOURIERFT".into()),
-        ("n_frequency", 200.into()),
-        ("scaling", 300.0.into()),
-        ("random_loc_seed", 2024.into()),
-        ("target_modules", vec!["q_proj", "v_proj"].into()),
-        ("layers_to_transform", vec![28, 29].into()),
-        ("task_type", "CAUSAL_LM".into()),
+        ("peft_type", json!("FOURIERFT")),
+        ("n_frequency", json!(200)),
+        ("scaling", json!(300.0)),
+        ("random_loc_seed", json!(2024)),
+        ("target_modules", json!(["q_proj", "v_proj"])),
+        ("layers_to_transform", json!([28, 29])),
+        ("task_type", json!("CAUSAL_LM")),
     ] {
         assert_eq!(config[key], value, "{key}");
     }
     let adapter = text(&out);
     let report = timbre(&["adapter", "inspect", &adapter, "--json"]).json();
-    assert_eq!((&report["parameters"], report["modules"].as_array().unwrap().len()), (&800.into(), 4));
+    assert_eq!((&report["parameters"], report["modules"].as_array().unwrap().len()), (&json!(800), 4));
     let logits = |more: &[&str]| {
         timbre(&[&["logits", "--model", &smollm2(), "--tokens", "1,2,3", "--json"], more].concat()).json()["logits"]
             .clone()
@@ -129,7 +129,7 @@ fn an_interrupt_stops_within_a_step_and_saves() {
     assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
     let last = step(&lines.map_while(Result::ok).last().unwrap());
     assert!(process.wait().unwrap().success());
-    assert_eq!((&last["done"], &last["stop"]), (&true.into(), &"cancelled".into()));
+    assert_eq!((&last["done"], &last["stop"]), (&json!(true), &json!("cancelled")));
     let steps = last["steps"].as_u64().unwrap();
     assert!((3..=6).contains(&steps) && last["adapter_step"] == steps, "{last}");
     assert!(out.join("adapter_model.safetensors").exists() && out.join("checkpoint.safetensors").exists());
