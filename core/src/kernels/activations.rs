@@ -14,6 +14,8 @@ pub(super) const COARSE: i32 = 128;
 const Q_MAX: f32 = (127 * COARSE) as f32;
 /// Whether a row that is alone is kept in [split] order as well: only kernels of x86-64 read it.
 const SPLIT: bool = cfg!(target_arch = "x86_64");
+/// Whether several rows are kept with both planes in one as well: the kernels of AVX2 read them so.
+const WIDE: bool = cfg!(target_arch = "x86_64");
 /// Elements below which loading is not worth a trip to the pool.
 const PARALLEL_ELEMENTS: usize = 1 << 14;
 
@@ -34,6 +36,7 @@ pub struct Activations {
     values: Vec<f32>,
     lanes: Vec<i8>,
     fine: Vec<i8>,
+    wide: Vec<i16>,
     scales: Vec<f32>,
     sums: Vec<f32>,
     block_sums: Vec<f32>,
@@ -77,6 +80,8 @@ impl Activations {
             values: vec![0.0; max_rows.saturating_mul(max_cols)],
             lanes: vec![0; padded],
             fine: vec![0; padded],
+            // Zeroed by the system when first touched: what no kernel reads takes no memory.
+            wide: vec![0; if WIDE { padded } else { 0 }],
             scales: vec![0.0; padded / GROUP],
             sums: vec![0.0; padded / GROUP],
             block_sums: vec![0.0; padded / BLOCK],
@@ -163,12 +168,16 @@ impl Activations {
             return;
         }
         let stride = self.stride;
+        let wide_form = WIDE && int8_form && rows > 1 && compute.tier() == Tier::Avx2;
         if f32_form {
             grow(&mut self.values, rows * cols);
         }
         if int8_form {
             grow(&mut self.lanes, rows * stride);
             grow(&mut self.fine, rows * stride);
+            if wide_form {
+                grow(&mut self.wide, rows * stride);
+            }
             grow(&mut self.scales, rows * stride / GROUP);
             grow(&mut self.sums, rows * stride / GROUP);
             grow(&mut self.block_sums, rows * stride / BLOCK);
@@ -177,6 +186,7 @@ impl Activations {
         let values = Parts::new(&mut self.values);
         let lanes = Parts::new(&mut self.lanes);
         let fine = Parts::new(&mut self.fine);
+        let wide = Parts::new(&mut self.wide);
         let scales = Parts::new(&mut self.scales);
         let sums = Parts::new(&mut self.sums);
         let block_sums = Parts::new(&mut self.block_sums);
@@ -194,6 +204,10 @@ impl Activations {
                 let (scales, sums) = unsafe { (scales.part(t, groups), sums.part(t, groups)) };
                 // SAFETY: `compute` exists, so the CPU runs its tier.
                 unsafe { quantise(row, lanes, fine, scales, sums) };
+                if wide_form {
+                    // SAFETY: as above.
+                    join(lanes, fine, unsafe { wide.part(t, stride) });
+                }
                 // SAFETY: as above.
                 let block_sums = unsafe { block_sums.part(t, stride / BLOCK) };
                 for (block, [first, second]) in block_sums.iter_mut().zip(sums.as_chunks().0) {
@@ -241,6 +255,7 @@ impl Activations {
             stride: self.stride,
             lanes: &self.lanes,
             fine: &self.fine,
+            wide: &self.wide,
             scales: &self.scales,
             sums: &self.sums,
             block_sums: &self.block_sums,
@@ -260,6 +275,13 @@ impl Activations {
 fn forms(compute: &Compute, types: &[GgmlType]) -> (bool, bool) {
     let needs = |form| types.iter().any(|&ty| compute.form(ty) == form);
     (needs(Form::F32), needs(Form::Int8))
+}
+
+/// Both planes in one.
+fn join(lanes: &[i8], fine: &[i8], wide: &mut [i16]) {
+    for ((wide, &coarse), &fine) in wide.iter_mut().zip(lanes).zip(fine) {
+        *wide = i16::from(coarse) * COARSE as i16 + i16::from(fine);
+    }
 }
 
 /// Puts the first halves of four blocks of 32 before their second halves, both in the order of blocks 0, 2, 1, 3: one vector

@@ -1,10 +1,11 @@
 //! Weight rows repacked for the products with many activation rows, and the view of the activations they read.
 //!
-//! A panel is [`PANEL_ROWS`] weight rows over at most [`CHUNK`] columns, unpacked to one byte an element and turned round so
-//! that a vector's lanes are weight rows, beside a scale and an offset for each row and group of columns. It is filled from
+//! A panel is [`PANEL_ROWS`] weight rows over at most [`CHUNK`] columns, unpacked to one or two bytes an element and turned round
+//! so that a vector's lanes are weight rows, beside a scale and an offset for each row and group of columns. It is filled from
 //! the mapped blocks, used for every activation row of the batch, and filled again with the next rows; a worker keeps one of
 //! a fixed size and nothing else is copied. The order of its elements is between the two functions of a kernel: AVX-512 has
-//! unsigned bytes, column by column in fours, `[columns / 4][PANEL_ROWS][4]`, and NEON signed ones in halves of the rows.
+//! unsigned bytes, column by column in fours, `[columns / 4][PANEL_ROWS][4]`, AVX2 16-bit numbers in twos, and NEON signed bytes in
+//! halves of the rows.
 
 use super::Aligned;
 
@@ -26,10 +27,12 @@ impl Panel {
     /// A panel of [`PANEL_ROWS`] × [`CHUNK`].
     pub fn new() -> Self {
         let groups = || Aligned::new(PANEL_ROWS * (CHUNK / GROUP));
-        Self { lanes: Aligned::new(PANEL_ROWS * CHUNK / size_of::<f32>()), scales: groups(), offsets: groups() }
+        // What a kernel does not touch, the second half for all but AVX2, takes no memory.
+        let lanes = Aligned::new(PANEL_ROWS * CHUNK * size_of::<i16>() / size_of::<f32>());
+        Self { lanes, scales: groups(), offsets: groups() }
     }
 
-    /// Lanes, [`PANEL_ROWS`] · [`CHUNK`] bytes.
+    /// Lanes, 2 · [`PANEL_ROWS`] · [`CHUNK`] bytes.
     pub fn lanes(&mut self) -> *mut u8 {
         self.lanes.as_mut_ptr().cast()
     }
@@ -56,6 +59,9 @@ pub struct Batch<'a> {
     pub lanes: &'a [i8],
     /// The fine plane.
     pub fine: &'a [i8],
+    /// Both planes in one, 128 · coarse + fine. Empty unless the tier is [`Avx2`](super::Tier::Avx2).
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+    pub wide: &'a [i16],
     /// Scale of each group of 16.
     pub scales: &'a [f32],
     /// Scaled sum of each group of 16.

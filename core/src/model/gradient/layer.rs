@@ -11,7 +11,7 @@ use super::attention::{Inputs, into_rows};
 use super::packed::Packed;
 use super::plan::{Buffers, Slot};
 use crate::gguf::Gguf;
-use crate::kernels::{Compute, for_each_chunk, vector};
+use crate::kernels::{Compute, TransposedScratch, for_each_chunk, vector};
 
 /// What every step of a batch is computed with.
 #[derive(Clone, Copy)]
@@ -344,6 +344,8 @@ impl<'a> Context<'a> {
     }
 }
 
+/// The largest f16.
+const LARGEST_HALF: f32 = 65504.0;
 /// Elements of a row that are turned to f32 at a time.
 const PART: usize = 256;
 
@@ -353,7 +355,7 @@ fn to_halves(row: &[f32], words: &mut [f32]) {
     let mut part = [0.0; PART];
     for (row, halves) in row.chunks(PART).zip(halves.chunks_mut(PART)) {
         let part = &mut part[..row.len()];
-        part.iter_mut().zip(row).for_each(|(part, x)| *part = x.clamp(f16::MIN.to_f32(), f16::MAX.to_f32()));
+        part.iter_mut().zip(row).for_each(|(part, x)| *part = x.clamp(-LARGEST_HALF, LARGEST_HALF));
         halves[..row.len()].convert_from_f32_slice(part);
     }
 }
@@ -386,7 +388,7 @@ struct Linears<'a, 'c> {
     context: &'a Context<'c>,
     index: usize,
     bound: &'a BoundAdapter,
-    transposed: &'a crate::kernels::TransposedScratch,
+    transposed: &'a mut TransposedScratch,
     gradient: &'a mut [f32],
 }
 

@@ -68,7 +68,7 @@ unsafe fn fifth_bits(p: *const u8) -> __m256i {
 }
 
 macro_rules! small {
-    ($format:ty, centred: $centred:expr, largest: $largest:expr, |$p:ident| $lanes:expr) => {
+    ($format:ty, centred: $centred:expr, |$p:ident| $lanes:expr) => {
         impl Small for $format {
             const CENTRED: bool = $centred;
 
@@ -91,21 +91,15 @@ macro_rules! small {
 
         impl Repack for $format {
             const SPAN: usize = 2 * GROUP;
-            // Centred lanes of few bits are moved up to be unsigned, which is cheaper than following their signs.
-            const SIGNED: bool = $centred && $largest > 16;
-            const LARGEST: i32 = if $centred && !Self::SIGNED { 2 * $largest as i32 - 1 } else { $largest };
+            const OFFSETS: bool = !$centred;
 
             #[inline]
             #[target_feature(enable = "avx2,fma,f16c")]
             unsafe fn block(p: *const u8) -> ([__m256i; 8], [f32; 16], [f32; 16]) {
                 // SAFETY: the caller promises a whole block.
-                let (mut lanes, head) = unsafe { (<Self as Small>::lanes(p), head(p)) };
+                let (lanes, head) = unsafe { (<Self as Small>::lanes(p), head(p)) };
                 let scale = _mm_cvtss_f32(head);
-                let mut offset = if $centred { 0.0 } else { _mm_cvtss_f32(_mm_movehdup_ps(head)) };
-                if $centred && !Self::SIGNED {
-                    lanes = _mm256_add_epi8(lanes, _mm256_set1_epi8($largest as u8 as i8));
-                    offset = -($largest as f32) * scale;
-                }
+                let offset = if $centred { 0.0 } else { _mm_cvtss_f32(_mm_movehdup_ps(head)) };
                 let mut runs = [_mm256_setzero_si256(); 8];
                 runs[0] = lanes;
                 (runs, [scale; 16], [offset; 16])
@@ -114,21 +108,21 @@ macro_rules! small {
     };
 }
 
-small!(Q4_0, centred: true, largest: 8, |p| _mm256_sub_epi8(nibbles(p.add(2)), _mm256_set1_epi8(8)));
-small!(Q4_1, centred: false, largest: 15, |p| nibbles(p.add(4)));
-small!(Q5_0, centred: true, largest: 16, |p| {
+small!(Q4_0, centred: true, |p| _mm256_sub_epi8(nibbles(p.add(2)), _mm256_set1_epi8(8)));
+small!(Q4_1, centred: false, |p| nibbles(p.add(4)));
+small!(Q5_0, centred: true, |p| {
     let five = _mm256_or_si256(nibbles(p.add(6)), fifth_bits(p.add(2)));
     _mm256_sub_epi8(five, _mm256_set1_epi8(16))
 });
-small!(Q5_1, centred: false, largest: 31, |p| _mm256_or_si256(nibbles(p.add(8)), fifth_bits(p.add(4))));
-small!(Q8_0, centred: true, largest: 128, |p| _mm256_loadu_si256(p.add(2).cast()));
-small!(Iq4Nl, centred: true, largest: 127, |p| {
+small!(Q5_1, centred: false, |p| _mm256_or_si256(nibbles(p.add(8)), fifth_bits(p.add(4))));
+small!(Q8_0, centred: true, |p| _mm256_loadu_si256(p.add(2).cast()));
+small!(Iq4Nl, centred: true, |p| {
     let levels = _mm256_broadcastsi128_si256(_mm_loadu_si128(LEVELS.as_ptr().cast()));
     _mm256_shuffle_epi8(levels, nibbles(p.add(2)))
 });
 
 macro_rules! large {
-    ($format:ty, span: $span:expr, largest: $largest:expr, |$p:ident| $scales:expr, |$q:ident, $r:ident| $lanes:expr) => {
+    ($format:ty, span: $span:expr, |$p:ident| $scales:expr, |$q:ident, $r:ident| $lanes:expr) => {
         impl Large for $format {
             #[inline]
             #[target_feature(enable = "avx2,fma,f16c")]
@@ -156,8 +150,7 @@ macro_rules! large {
 
         impl Repack for $format {
             const SPAN: usize = $span;
-            const SIGNED: bool = false;
-            const LARGEST: i32 = $largest;
+            const OFFSETS: bool = true;
 
             #[inline]
             #[target_feature(enable = "avx2,fma,f16c")]
@@ -183,7 +176,6 @@ macro_rules! large {
 large!(
     Q2K,
     span: 16,
-    largest: 3,
     |p| {
         let (d, negative) = (splat_f16(p.add(80)), negative(splat_f16(p.add(82))));
         let both = _mm_loadu_si128(p.cast());
@@ -196,7 +188,6 @@ large!(
 large!(
     Q3K,
     span: 16,
-    largest: 7,
     |p| {
         let packed = q3k_scales(&p.add(96).cast::<[u8; 12]>().read_unaligned());
         let signed = _mm_sub_epi8(_mm_loadu_si128(packed.as_ptr().cast()), _mm_set1_epi8(32));
@@ -207,12 +198,12 @@ large!(
         _mm256_or_si256(low, _mm256_slli_epi16(shifted(p, r, 1), 2))
     }
 );
-large!(Q4K, span: 32, largest: 15, |p| scales_and_minima(p), |p, r| shifted(p.add(16 + r / 2 * RUN), r % 2 * 4, 15));
-large!(Q5K, span: 32, largest: 31, |p| scales_and_minima(p), |p, r| {
+large!(Q4K, span: 32, |p| scales_and_minima(p), |p, r| shifted(p.add(16 + r / 2 * RUN), r % 2 * 4, 15));
+large!(Q5K, span: 32, |p| scales_and_minima(p), |p, r| {
     let low = shifted(p.add(48 + r / 2 * RUN), r % 2 * 4, 15);
     _mm256_or_si256(low, _mm256_slli_epi16(shifted(p.add(16), r, 1), 4))
 });
-large!(Q6K, span: 16, largest: 63, |p| centre(_mm_loadu_si128(p.add(192).cast()), splat_f16(p.add(208)), 32.0), |p, r| {
+large!(Q6K, span: 16, |p| centre(_mm_loadu_si128(p.add(192).cast()), splat_f16(p.add(208)), 32.0), |p, r| {
     let low = shifted(p.add(r / 4 * 64 + r % 2 * RUN), r % 4 / 2 * 4, 15);
     let high = shifted(p.add(128 + r / 4 * RUN), r % 4 * 2, 3);
     _mm256_or_si256(low, _mm256_slli_epi16(high, 4))
