@@ -66,7 +66,9 @@ impl PeftConfig {
         let mut fields = Fields::new(serde_json::from_slice(bytes).map_err(AdapterError::Json)?);
         // First, because another method's fields would only confuse.
         let read: fn(&mut Fields) -> Result<Method, AdapterError> = match fields.remove("peft_type") {
-            Some(Value::String(kind)) if kind == "FOURIERFT" => |fields| FourierMethod::read(fields).map(Method::Fourier),
+            Some(Value::String(kind)) if kind == "FOURIERFT" => {
+                |fields| FourierMethod::read(fields).map(Method::Fourier)
+            }
             Some(Value::String(kind)) if kind == "LORA" => |fields| LoraMethod::read(fields).map(Method::Lora),
             Some(Value::String(found)) => return Err(AdapterError::PeftType { found }),
             other => return Err(field("peft_type", &other.unwrap_or_default(), "a string")),
@@ -131,7 +133,8 @@ impl PeftConfig {
         if let Value::Object(common) = common {
             fields.extend(common);
         }
-        let sorted: Map<String, Value> = fields.into_iter().collect::<std::collections::BTreeMap<_, _>>().into_iter().collect();
+        let sorted: Map<String, Value> =
+            fields.into_iter().collect::<std::collections::BTreeMap<_, _>>().into_iter().collect();
         format!("{:#}\n", Value::Object(sorted))
     }
 }

@@ -8,8 +8,8 @@ use crate::spectral::{Entries, EntrySource, PlanCache, Shape};
 use super::plans::Plans;
 use super::value::check_name;
 use super::{
-    Adapter, AdapterError, AdapterSummary, ChangeSummary, Delta, FourierDelta, LoraDelta, Module, ModuleSummary, Origin,
-    PeftConfig, mix, peft, single,
+    Adapter, AdapterError, AdapterSummary, ChangeSummary, Delta, FourierDelta, LoraDelta, Module, ModuleSummary,
+    Origin, PeftConfig, mix, peft, single,
 };
 
 /// What a PEFT directory or a single file holds, and what can be written as either. A PEFT directory of FourierFT stores no

@@ -62,11 +62,7 @@ fn floats(name: &str, view: &TensorView<'_>) -> Result<Vec<f32>, AdapterError> {
 
 /// The error for a tensor of another shape than `expected`.
 pub(super) fn wrong_shape(name: &str, view: &TensorView<'_>, expected: &str) -> AdapterError {
-    AdapterError::TensorShape {
-        name: name.to_owned(),
-        found: view.shape().to_vec(),
-        expected: expected.to_owned(),
-    }
+    AdapterError::TensorShape { name: name.to_owned(), found: view.shape().to_vec(), expected: expected.to_owned() }
 }
 
 /// Refuses NaN and infinite numbers.

@@ -20,8 +20,8 @@ pub(super) fn parse(
     let (selection, counts) = (Selection::new(config)?, method.n_frequencies()?);
     let mut modules = Vec::with_capacity(tensors.len());
     for (key, view) in tensors.iter() {
-        let module = module(&selection, key, SUFFIX)?
-            .ok_or_else(|| AdapterError::UnknownTensor { name: key.to_owned() })?;
+        let module =
+            module(&selection, key, SUFFIX)?.ok_or_else(|| AdapterError::UnknownTensor { name: key.to_owned() })?;
         let coefficients = coefficients(module, &view)?;
         let (found, expected) = (coefficients.len(), counts.get(module)?);
         if found != expected {
