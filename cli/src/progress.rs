@@ -44,6 +44,16 @@ impl Progress {
         self.0.set_length(total);
     }
 
+    /// Changes the label.
+    pub fn say(&self, label: String) {
+        self.0.set_message(label);
+    }
+
+    /// Prints a line on standard error, above the bar where there is one.
+    pub fn note(&self, text: &str) {
+        self.0.suspend(|| eprintln!("{text}"));
+    }
+
     /// Moves the bar to `done` of its total.
     pub fn set(&self, done: u64) {
         self.0.set_position(done);

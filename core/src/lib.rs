@@ -8,6 +8,7 @@
 //! | room | what it is for |
 //! |---|---|
 //! | [`session`] | prompt → tokens → text: KV cache, sampling, templates, streaming, statistics |
+//! | [`tune`] | fine-tuning an adapter on the device: data, optimiser, checkpoints, the loop |
 //! | [`model`] | one file per architecture over shared blocks, and the forward pass |
 //! | [`merge`] | ΔW added to the weights, into a file of its own |
 //! | [`adapter`] | adapters as values: files, registry, mixing, what a delta does |
@@ -32,6 +33,7 @@ pub mod quantize;
 pub mod session;
 pub mod spectral;
 pub mod tokenizer;
+pub mod tune;
 
 /// Compiles the code of the README with the documentation's tests.
 #[cfg(doctest)]

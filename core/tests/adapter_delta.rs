@@ -93,7 +93,7 @@ fn nothing_applied_changes_nothing() {
     assert_eq!(y, row(8, 1));
 }
 
-/// A dense kind, as LoRA would be: rank one.
+/// A kind from outside, without forms of its own for blocks: a change of rank one.
 #[derive(Debug)]
 struct Outer(Vec<f32>, Vec<f32>);
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use adapter_support::{coefficients, module, seeded, shape};
 use proptest::prelude::*;
 use spectral_support::relative_error;
-use timbre::adapter::{Adapter, AdapterError, mix};
+use timbre::adapter::{Adapter, AdapterError, Delta, LoraDelta, LoraScale, Module, mix};
 use timbre::spectral::{Entries, EntrySource, PlanCache, Transforms};
 
 fn dense(adapter: &Adapter, name: &str) -> Vec<f64> {
@@ -105,6 +105,55 @@ fn what_cannot_be_mixed_is_refused() {
     let none = module("m", Entries::seeded(shape(3, 3), 1, 1).unwrap(), &[5.0], 0.0);
     let none = Arc::new(Adapter::new(vec![none]).unwrap());
     assert_eq!(mix(&[(none, 2.0)]).unwrap().alpha(), Some(0.0));
+}
+
+fn low_rank(name: &str, rank: usize, scale: LoraScale, salt: u32) -> Module {
+    let (a, b) = (coefficients(rank * 7, salt), coefficients(5 * rank, salt + 1));
+    let delta: Arc<dyn Delta> = Arc::new(LoraDelta::new(&a, &b, rank, shape(5, 7), scale).unwrap());
+    Module { name: name.into(), delta }
+}
+
+#[test]
+fn low_ranks_add_up() {
+    let adapter = |modules| Arc::new(Adapter::new(modules).unwrap());
+    let stabilized = LoraScale { alpha: -3.0, rank_stabilized: true };
+    let a = adapter(vec![low_rank("m", 2, LoraScale::over_rank(16.0), 1), low_rank("n", 1, stabilized, 3)]);
+    let b = adapter(vec![low_rank("m", 3, stabilized, 5)]);
+    let mixed = check(&[(Arc::clone(&a), 0.5), (Arc::clone(&b), -2.0), (Arc::clone(&a), 0.25)]);
+    let rank = |name: &str| mixed.get(name).unwrap().as_lora().unwrap().rank();
+    assert_eq!((rank("m"), rank("n")), (2 + 3 + 2, 1 + 1));
+    // Alone with weight 1 nothing is rounded: the numbers are the same, and so is what they do.
+    let alone = check(&[(Arc::clone(&b), 1.0)]);
+    let (one, same) = (b.get("m").unwrap().as_lora().unwrap(), alone.get("m").unwrap().as_lora().unwrap());
+    assert_eq!((one.a(), one.b()), (same.a(), same.b()));
+    // The part with the largest scale keeps its numbers, the others shrink.
+    let largest = a.get("m").unwrap().as_lora().unwrap();
+    assert!(mixed.get("m").unwrap().as_lora().unwrap().a().starts_with(largest.a()));
+    let nothing = mix(&[(a, 0.0), (b, 0.0)]).unwrap();
+    assert!(dense(&nothing, "m").iter().all(|v| *v == 0.0));
+}
+
+#[test]
+fn kinds_do_not_mix_and_shapes_must_agree() {
+    let adapter = |modules| (Arc::new(Adapter::new(modules).unwrap()), 1.0);
+    let lora = low_rank("m", 2, LoraScale::over_rank(1.0), 1);
+    let spectral = module("m", Entries::seeded(shape(5, 7), 2, 1).unwrap(), &[1.0, 2.0], 1.0);
+    let other = module("n", Entries::seeded(shape(5, 7), 2, 1).unwrap(), &[1.0, 2.0], 1.0);
+    let error = mix(&[adapter(vec![lora.clone()]), adapter(vec![spectral])]).unwrap_err();
+    assert!(matches!(error, AdapterError::MixedKinds), "{error}");
+    // Both may be in memory side by side, but go into no file.
+    let both = adapter(vec![lora.clone(), other]).0;
+    assert_eq!(both.summary().kind, "mixed");
+    assert!(matches!(both.to_file(), Err(AdapterError::MixedKinds)));
+    let wide: Arc<dyn Delta> =
+        Arc::new(LoraDelta::new(&[1.0; 8], &[1.0; 5], 1, shape(5, 8), LoraScale::over_rank(1.0)).unwrap());
+    let wide = adapter(vec![Module { name: "m".into(), delta: wide }]);
+    let error = mix(&[adapter(vec![lora]), wide]).unwrap_err();
+    assert!(matches!(&error, AdapterError::ShapeMismatch { module, .. } if module == "m"), "{error}");
+    let huge: Arc<dyn Delta> =
+        Arc::new(LoraDelta::new(&[1.0], &[1.0], 1, shape(1, 1), LoraScale::over_rank(f64::MAX)).unwrap());
+    let huge = Arc::new(Adapter::new(vec![Module { name: "m".into(), delta: huge }]).unwrap());
+    assert!(matches!(mix(&[(huge, 4.0)]), Err(AdapterError::Mix(_))));
 }
 
 proptest! {

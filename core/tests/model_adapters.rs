@@ -7,9 +7,9 @@ mod model_support;
 use std::sync::Arc;
 
 use adapter_support::{config, planned, shape, weights};
-use model_support::{HIDDEN, LAYERS, Tiny, noise};
+use model_support::{HIDDEN, INNER, LAYERS, Tiny, noise};
 use serde_json::json;
-use timbre::adapter::{Adapter, AdapterError, AdapterFile, Module};
+use timbre::adapter::{Adapter, AdapterError, AdapterFile, Delta, LoraDelta, LoraScale, Module};
 use timbre::model::{ActiveAdapters, BoundAdapter, Model, ModelError};
 use timbre::session::{CancelHandle, Session, SessionError, SessionOptions, SwapPolicy};
 use timbre::spectral::PlanCache;
@@ -57,6 +57,51 @@ fn one_that_fits_changes_every_logit() {
         session.set_adapters(ActiveAdapters::new(vec![(bound, 1.0)]).unwrap(), SwapPolicy::Recompute).unwrap();
         let adapted = session.logits(&CancelHandle::default()).unwrap();
         assert!(adapted.iter().zip(&base).all(|(a, b)| a.is_finite() && a != b));
+    }
+}
+
+/// A change of rank 2.
+fn low_rank(name: &str, (rows, cols): (usize, usize)) -> Module {
+    let (a, b) = (noise(&format!("{name} A"), 2 * cols, 0.5), noise(&format!("{name} B"), rows * 2, 0.5));
+    let delta: Arc<dyn Delta> =
+        Arc::new(LoraDelta::new(&a, &b, 2, shape(rows, cols), LoraScale::over_rank(4.0)).unwrap());
+    Module { name: name.into(), delta }
+}
+
+#[test]
+fn a_change_of_low_rank_fits_on_every_linear_or_not_at_all() {
+    const LINEARS: [(&str, (usize, usize)); 7] = [
+        ("self_attn.q_proj", Q),
+        ("self_attn.k_proj", V),
+        ("self_attn.v_proj", V),
+        ("self_attn.o_proj", (HIDDEN, 64)),
+        ("mlp.gate_proj", (INNER, HIDDEN)),
+        ("mlp.up_proj", (INNER, HIDDEN)),
+        ("mlp.down_proj", (HIDDEN, INNER)),
+    ];
+    for tiny in Tiny::both() {
+        let model = tiny.open().unwrap();
+        let mut session = Session::new(model.clone(), &SessionOptions::default()).unwrap();
+        let mut logits = |list| {
+            session.set_adapters(ActiveAdapters::new(list).unwrap(), SwapPolicy::Recompute).unwrap();
+            session.set_tokens(&[1, 4, 5]);
+            session.logits(&CancelHandle::default()).unwrap().to_vec()
+        };
+        let base = logits(Vec::new());
+        for (linear, shape) in LINEARS {
+            let name = format!("model.layers.1.{linear}");
+            let bound = bind(&model, vec![low_rank(&name, shape)]).unwrap();
+            assert!(logits(vec![(bound, 1.0)]).iter().zip(&base).all(|(a, b)| a.is_finite() && a != b), "{linear}");
+            let turned = (shape.1, shape.0 + 1);
+            let error = bind(&model, vec![low_rank(&q(0), Q), low_rank(&name, turned)]).unwrap_err();
+            assert!(matches!(&error, ModelError::ModuleShape { found, .. } if *found == turned), "{error}");
+        }
+        let error = bind(&model, vec![low_rank(&q(LAYERS), Q)]).unwrap_err();
+        assert!(matches!(error, ModelError::Modules { matched: 0, total: 1, .. }), "{error}");
+        // Both kinds in one adapter, as in two.
+        let both = bind(&model, vec![low_rank(&q(0), Q), module(&v(1), V)]).unwrap();
+        let apart = [vec![low_rank(&q(0), Q)], vec![module(&v(1), V)]].map(|modules| bind(&model, modules).unwrap());
+        assert_eq!(logits(vec![(both, 0.5)]), logits(apart.map(|bound| (bound, 0.5)).to_vec()));
     }
 }
 
@@ -175,12 +220,12 @@ fn targets_without_a_spectrum() {
         let mut rest = names.clone();
         let gone = rest.remove(gone);
         let error = bind_peft(&model, json!({}), &rest).unwrap_err();
-        let ModelError::MissingSpectra { adapter, count: 1, missing } = &error else { panic!("{error}") };
+        let ModelError::MissingModules { adapter, count: 1, missing } = &error else { panic!("{error}") };
         assert_eq!((adapter.as_str(), missing.as_slice()), ("a", &[gone.to_owned()][..]));
     }
     let missing = |targets: serde_json::Value, names: &[&str]| match bind_peft(&model, targets, names) {
         Ok(_) => 0,
-        Err(ModelError::MissingSpectra { count, missing, .. }) => {
+        Err(ModelError::MissingModules { count, missing, .. }) => {
             assert_eq!(missing.len(), count.min(4));
             count
         }
@@ -205,7 +250,7 @@ fn targets_are_looked_for_by_the_names_of_the_adapters_own_wrapper() {
         assert!(bind_peft(&model, changes(), &[&name(0), &name(1)]).is_ok());
         let error = bind_peft(&model, changes(), &[&name(0)]).unwrap_err();
         assert!(
-            matches!(&error, ModelError::MissingSpectra { count: 1, missing, .. } if *missing == [name(1)]),
+            matches!(&error, ModelError::MissingModules { count: 1, missing, .. } if *missing == [name(1)]),
             "{error}"
         );
     }
@@ -223,5 +268,5 @@ fn a_folder_is_refused_like_its_parts() {
         model.load_adapter(folder.path())
     };
     assert!(write(&[q(0), q(1), v(0), v(1)]).is_ok());
-    assert!(matches!(write(&[q(0), q(1)]).unwrap_err(), ModelError::MissingSpectra { count: 2, .. }));
+    assert!(matches!(write(&[q(0), q(1)]).unwrap_err(), ModelError::MissingModules { count: 2, .. }));
 }

@@ -24,7 +24,7 @@ const DECODED: usize = 6;
 
 #[test]
 fn decoding_does_not_allocate() {
-    for (file, adapters) in [(common::SMOLLM2, &["devil", "kjv"][..]), (common::GEMMA3, &[][..])] {
+    for (file, adapters) in [(common::SMOLLM2, &["devil", "kjv", "devil-lora"][..]), (common::GEMMA3, &[][..])] {
         for tier in detected_tiers() {
             let options = ModelOptions { kernels: KernelChoice::Only(tier), threads: Some(3) };
             let model = Model::open(common::model_path(file), &options).unwrap();

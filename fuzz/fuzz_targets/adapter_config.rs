@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use timbre::adapter::{PeftConfig, Selection};
+use timbre::adapter::{Method, PeftConfig, Selection};
 
 fuzz_target!(|bytes: &[u8]| {
     let Ok(config) = PeftConfig::from_json(bytes) else { return };
@@ -11,6 +11,13 @@ fuzz_target!(|bytes: &[u8]| {
     assert_eq!(again, config);
     let Ok(selection) = Selection::new(&config) else { return };
     for module in ["model.layers.3.self_attn.q_proj", "lm_head", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaab"] {
-        let _ = (selection.selects(module), selection.n_frequency(module));
+        let _ = selection.selects(module);
+        match &config.method {
+            Method::Fourier(method) => _ = method.n_frequencies().map(|counts| counts.get(module)),
+            Method::Lora(method) => {
+                let _ = method.ranks().map(|ranks| ranks.get(module));
+                let _ = method.alphas().map(|alphas| alphas.get(module));
+            }
+        }
     }
 });

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{Args, Subcommand};
-use timbre::adapter::{AdapterError, AdapterFile, AdapterSummary};
+use timbre::adapter::{AdapterError, AdapterFile, AdapterSummary, ChangeSummary};
 use timbre::model::{Model, ModelOptions};
 
 use crate::args::WeightedPath;
@@ -56,7 +56,13 @@ fn print(summary: &AdapterSummary) -> Outcome {
     output::line(&format!("modules     {}", summary.modules.len()))?;
     for module in &summary.modules {
         let shape = module.shape.map_or("shape from the base".to_owned(), |(rows, cols)| format!("{rows} × {cols}"));
-        output::line(&format!("  {}: {shape}, n {}, α {}, {}", module.name, module.n, module.alpha, module.entries))?;
+        let change = match &module.change {
+            ChangeSummary::Fourier { n, alpha, entries } => format!("n {n}, α {alpha}, {entries}"),
+            ChangeSummary::Lora { rank, alpha, rank_stabilized, .. } => {
+                format!("rank {rank}, α {alpha}{}", if *rank_stabilized { ", rank-stabilized" } else { "" })
+            }
+        };
+        output::line(&format!("  {}: {shape}, {change}", module.name))?;
     }
     Ok(())
 }
@@ -130,7 +136,7 @@ pub struct Convert {
     out: PathBuf,
     #[command(flatten)]
     base: BaseArg,
-    /// Store coefficients as f16 (single files only)
+    /// Store numbers as f16 (single files only)
     #[arg(long)]
     f16: bool,
 }
@@ -154,7 +160,7 @@ pub struct Mix {
     parts: Vec<String>,
     #[command(flatten)]
     base: BaseArg,
-    /// Store coefficients as f16 (single files only)
+    /// Store numbers as f16 (single files only)
     #[arg(long)]
     f16: bool,
 }

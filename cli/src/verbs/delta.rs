@@ -42,7 +42,7 @@ pub struct Delta {
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Reconstruction {
-    /// Pruned row-column Fourier transform.
+    /// The fast way: FourierFT's transform, LoRA's product.
     Cpu,
     /// On a GPU.
     Gpu,
@@ -81,8 +81,11 @@ impl Delta {
             Reconstruction::Cpu => delta.dense(&Transforms::new(), threads),
             Reconstruction::Gpu => return Err("this build has no GPU backend: use --backend cpu or naive".into()),
             Reconstruction::Naive => {
-                let fourier = delta.as_fourier().ok_or("the module is not FourierFT")?;
-                let sum = naive::delta(fourier.entries(), &fourier.coefficients(), fourier.alpha())?;
+                let sum = match (delta.as_fourier(), delta.as_lora()) {
+                    (Some(fourier), _) => naive::delta(fourier.entries(), &fourier.coefficients(), fourier.alpha())?,
+                    (None, Some(lora)) => lora.naive(),
+                    (None, None) => return Err("there is no naive sum for a module of this kind".into()),
+                };
                 sum.into_iter().map(|v| v as f32).collect()
             }
         };

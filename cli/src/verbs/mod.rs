@@ -12,6 +12,7 @@ pub mod params;
 pub mod perplexity;
 pub mod run;
 pub mod tokenize;
+pub mod tune;
 
 use std::path::Path;
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::common::{adapter, keys, max_difference, numbers, smollm2, text, timbre};
+use crate::common::{adapter, fixture, keys, max_difference, numbers, smollm2, text, timbre};
 
 /// Some tokens, and what the adapters make of them. The reference kernels round nothing that would hide a difference.
 fn logits(adapters: &[&str]) -> Vec<f64> {
@@ -110,4 +110,62 @@ fn a_mix_that_needs_shapes_asks_for_the_base() {
     assert!(difference < 1e-3, "{difference}");
     // PEFT draws positions from one seed: a union of two draws cannot be said in its form.
     timbre(&["adapter", "convert", &out, &text(&folder.path().join("peft"))]).fails(1, "PEFT");
+}
+
+#[test]
+fn a_lora_is_an_adapter_in_every_verb() {
+    let (lora, devil, model) = (fixture("adapters/devil-lora"), adapter("devil"), smollm2());
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| text(&folder.path().join(name));
+    let report = timbre(&["adapter", "inspect", &lora, "--json"]).json();
+    assert_eq!(keys(&report), ["kind", "base", "base_model", "parameters", "bytes", "modules"]);
+    assert_eq!((report["kind"].as_str(), report["parameters"].as_u64()), (Some("lora"), Some(460_800)));
+    let module = &report["modules"][0];
+    assert_eq!(keys(module), ["name", "shape", "rank", "alpha", "rank_stabilized", "parameters"]);
+    assert_eq!((module["rank"].as_u64(), module["alpha"].as_f64()), (Some(8), Some(16.0)));
+    let shown = timbre(&["adapter", "inspect", &lora]).ok().out;
+    assert!(shown.contains("kind        lora") && shown.contains("576 × 576, rank 8, α 16"), "{shown}");
+
+    // Every form does the same.
+    let expected = logits(&[&lora]);
+    assert_ne!(expected, logits(&[]));
+    let (single, half, back) = (path("a.safetensors"), path("half.safetensors"), path("back"));
+    timbre(&["adapter", "convert", &lora, &single, "--model", &model]).ok();
+    timbre(&["adapter", "convert", &lora, &half, "--f16"]).ok();
+    timbre(&["adapter", "convert", &single, &back]).ok();
+    for path in [&single, &back] {
+        assert_eq!(logits(&[path]), expected, "{path}");
+    }
+    let rounded = max_difference(&logits(&[&half]), &expected);
+    assert!(rounded > 0.0 && rounded < 0.1, "{rounded}");
+
+    // A mix has both ranks; of two kinds there is none, but both run at once.
+    let weighted = [format!("{lora}=0.5"), format!("{half}=0.25")];
+    let [a, b] = weighted.each_ref().map(String::as_str);
+    for out in [path("mixed"), path("mixed.safetensors")] {
+        timbre(&["adapter", "mix", a, b, &out]).ok();
+        assert_eq!(timbre(&["adapter", "inspect", &out, "--json"]).json()["modules"][0]["rank"], 16);
+        let difference = max_difference(&logits(&[&out]), &logits(&[a, b]));
+        assert!(difference < 1e-3, "{out}: {difference}");
+    }
+    let neither = path("neither.safetensors");
+    timbre(&["adapter", "mix", &lora, &devil, &neither]).fails(1, "run both at once");
+    assert!(!Path::new(&neither).exists());
+    assert_ne!(logits(&[&lora, &devil]), expected);
+
+    // Its dense change needs no model, and is the defining sum.
+    let module = "model.layers.3.self_attn.q_proj";
+    let frobenius = |backend: &str| {
+        let out = path("delta.npy");
+        let args = ["delta", "--adapter", &lora, "--module", module, "--backend", backend, "--out", &out, "--json"];
+        timbre(&args).json()["frobenius"].as_f64().unwrap()
+    };
+    assert!((frobenius("cpu") / frobenius("naive") - 1.0).abs() < 1e-6);
+
+    // Merged into the model it stays what it was.
+    let merged = path("merged.gguf");
+    timbre(&["merge", "--model", &model, "--adapter", &lora, "--out", &merged]).ok();
+    let args = ["logits", "--model", &merged, "--tokens", "504,2086,314", "--kernels", "reference", "--json"];
+    let difference = max_difference(&numbers(&timbre(&args).json()["logits"]), &expected);
+    assert!(difference < 0.05, "{difference}");
 }

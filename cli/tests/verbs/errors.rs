@@ -28,15 +28,24 @@ fn a_model_that_is_none() {
 #[test]
 fn an_adapter_that_is_none() {
     let model = smollm2();
-    let lora = fixture("adapters/devil-lora");
     let folder = tempfile::tempdir().unwrap();
+    // A method within LoRA that is not done.
+    let dora = folder.path().join("dora");
+    std::fs::create_dir(&dora).unwrap();
+    for file in ["adapter_config.json", "adapter_model.safetensors"] {
+        std::fs::copy(std::path::Path::new(&fixture("adapters/devil-lora")).join(file), dora.join(file)).unwrap();
+    }
+    let config = std::fs::read_to_string(dora.join("adapter_config.json")).unwrap();
+    std::fs::write(dora.join("adapter_config.json"), config.replace("\"use_dora\": false", "\"use_dora\": true"))
+        .unwrap();
+    let dora = text(&dora);
     let empty = text(folder.path());
     let pickle = folder.path().join("adapter.bin");
     std::fs::write(&pickle, b"\x80\x02").unwrap();
     let damaged = folder.path().join("adapter.safetensors");
     std::fs::write(&damaged, [0xff; 64]).unwrap();
     for (path, words) in [
-        (lora.as_str(), "peft_type LORA is not supported, expected FOURIERFT"),
+        (dora.as_str(), "use_dora = true is not supported"),
         (&empty, "no adapter_config.json"),
         (&text(&pickle), "Python pickle"),
         (&text(&damaged), "safetensors"),
@@ -46,7 +55,7 @@ fn an_adapter_that_is_none() {
         timbre(&["adapter", "inspect", path, "--json"]).fails(1, words);
     }
     let overwritten = text(&folder.path().join("out.gguf"));
-    timbre(&["merge", "--model", &model, "--adapter", &lora, "--out", &overwritten]).fails(1, "LORA");
+    timbre(&["merge", "--model", &model, "--adapter", &dora, "--out", &overwritten]).fails(1, "use_dora");
     assert!(!std::path::Path::new(&overwritten).exists());
 }
 

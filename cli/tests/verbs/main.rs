@@ -15,3 +15,4 @@ mod params;
 mod run;
 mod scoring;
 mod tokenize;
+mod tune;

@@ -10,7 +10,8 @@ use super::{DeltaScratch, RowOrder, Side};
 /// that read the rows, one inverse for all changes to one output. Rows never mix: a row's result is the same in every
 /// block, alone in one too, and equals [`DeltaScratch`]'s but for rounding.
 ///
-/// A kind, or a length, without a form of its own for blocks goes [row by row](Self::each_row).
+/// Kinds that are not spectral add to [dense](Self::dense) rows instead; a kind, or a length, without a form of its own for
+/// blocks goes [row by row](Self::each_row).
 /// Lengths given to [`new`](Self::new) never allocate; another length does on its first use.
 #[derive(Debug)]
 pub struct DeltaBlock {
@@ -120,12 +121,12 @@ impl DeltaBlock {
         Some((self.input.get()?, self.upstream.get()?))
     }
 
-    /// Adds what `f` adds to an output of `len` values for each row of `rows` (row-major, `cols` columns).
+    /// `count` rows of `len` values that `finish` adds to the output as they are, zero after `begin_output`.
     ///
     /// # Panics
-    /// If it was asked for with another number of rows or length since the last `begin_output`.
-    pub fn each_row(&mut self, rows: &[f32], cols: usize, len: usize, mut f: impl FnMut(&[f32], &mut DeltaScratch)) {
-        let values = rows.len() / cols * len;
+    /// If they were asked for with another number of rows or length since the last `begin_output`.
+    pub fn dense(&mut self, count: usize, len: usize) -> &mut [f32] {
+        let values = count * len;
         if self.dense_len == 0 {
             if self.dense.len() < values {
                 self.dense.resize(values, 0.0);
@@ -134,6 +135,15 @@ impl DeltaBlock {
             self.dense_len = values;
         }
         assert_eq!(self.dense_len, values, "changes to one output differ in length");
+        &mut self.dense[..values]
+    }
+
+    /// Adds what `f` adds to an output of `len` values for each row of `rows` (row-major, `cols` columns).
+    ///
+    /// # Panics
+    /// If it was asked for with another number of rows or length since the last `begin_output`.
+    pub fn each_row(&mut self, rows: &[f32], cols: usize, len: usize, mut f: impl FnMut(&[f32], &mut DeltaScratch)) {
+        self.dense(rows.len() / cols, len);
         for (x, y) in rows.chunks_exact(cols).zip(self.dense.chunks_exact_mut(len)) {
             self.row.begin_input();
             self.row.begin_upstream();
@@ -179,10 +189,9 @@ impl DeltaBlock {
             }
         }
         self.planned.push((len, fft.clone()));
-        // Modules with such a length on either side go row by row.
-        if self.planned.iter().any(|(_, fft)| fft.is_none()) {
-            let longest = self.planned.iter().map(|(len, _)| *len).max().unwrap_or(0);
-            self.dense.resize(self.dense.len().max(Self::ROWS * longest), 0.0);
+        // Kinds that are not spectral, and modules with a length that has no such transform, add to dense rows.
+        if self.dense.len() < Self::ROWS * len {
+            self.dense.resize(Self::ROWS * len, 0.0);
         }
         fft
     }

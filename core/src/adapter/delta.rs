@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::spectral::{Shape, Transforms};
 
-use super::{DeltaBlock, DeltaScratch, FourierDelta};
+use super::{DeltaBlock, DeltaScratch, FourierDelta, LoraDelta};
 
 /// One module's change `ΔW` (d1 outputs × d2 inputs), whatever it is made of.
 ///
@@ -101,6 +101,11 @@ pub trait Delta: Send + Sync + fmt::Debug {
 
     /// The change as FourierFT, where that is its kind.
     fn as_fourier(&self) -> Option<&FourierDelta> {
+        None
+    }
+
+    /// The change as LoRA, where that is its kind.
+    fn as_lora(&self) -> Option<&LoraDelta> {
         None
     }
 }

@@ -69,8 +69,8 @@ pub enum AdapterError {
         /// Its value.
         found: String,
     },
-    /// A method other than FourierFT.
-    #[error("peft_type {found} is not supported, expected FOURIERFT")]
+    /// A method other than FourierFT and LoRA.
+    #[error("peft_type {found} is not supported, expected FOURIERFT or LORA")]
     PeftType {
         /// The method.
         found: String,
@@ -135,12 +135,12 @@ pub enum AdapterError {
         /// What is possible.
         expected: String,
     },
-    /// A coefficient that is NaN or infinite.
-    #[error("{module}: coefficient {index} is {value}")]
+    /// A coefficient, or a number of a factor, that is NaN or infinite.
+    #[error("{module}: number {index} is {value}")]
     NonFinite {
-        /// The module.
+        /// The module, with the factor's name where it has two.
         module: String,
-        /// Which coefficient.
+        /// Which number.
         index: usize,
         /// Its value.
         value: f32,
@@ -154,6 +154,27 @@ pub enum AdapterError {
         expected: usize,
         /// What the file holds.
         found: usize,
+    },
+    /// A rank other than the configuration's.
+    #[error("{module}: rank {found}, the configuration says {expected}")]
+    RankMismatch {
+        /// The module.
+        module: String,
+        /// What the configuration says.
+        expected: usize,
+        /// What the file holds.
+        found: usize,
+    },
+    /// A change of rank 0.
+    #[error("a change of rank 0")]
+    Rank,
+    /// A tensor of a method within LoRA that this crate does not do.
+    #[error("tensor {name:?}: {method} is not supported")]
+    Method {
+        /// Its name.
+        name: String,
+        /// The method.
+        method: &'static str,
     },
     /// An adapter of nothing.
     #[error("the adapter changes no module")]
@@ -229,20 +250,23 @@ pub enum AdapterError {
     },
 
     /// A change of a kind that files do not hold.
-    #[error("{module} is not FourierFT: it cannot be saved or mixed")]
-    NotFourier {
+    #[error("{module} is neither FourierFT nor LoRA: it cannot be saved or mixed")]
+    Kind {
         /// The module.
         module: String,
     },
+    /// FourierFT and LoRA in what would be one file.
+    #[error("FourierFT and LoRA do not go into one adapter: run both at once instead, each with its weight")]
+    MixedKinds,
     /// PEFT's format has no way to say this.
     #[error("a PEFT directory cannot express it: {0}")]
     NotPeft(String),
-    /// A coefficient too large for f16.
-    #[error("{module}: coefficient {index} = {value} does not fit in f16")]
+    /// A number too large for f16.
+    #[error("{module}: number {index} = {value} does not fit in f16")]
     F16Range {
-        /// The module.
+        /// The module, with the factor's name where it has two.
         module: String,
-        /// Which coefficient.
+        /// Which number.
         index: usize,
         /// Its value.
         value: f32,

@@ -5,16 +5,20 @@
 //! yields an [`Adapter`], whole or not at all, and [`Adapter::to_file`] is the way back. [`Delta`] is what a module's change can do, whatever its kind, and [`DeltaScratch`] and
 //! [`DeltaBlock`] what that takes per thread. [`mix`](mix()) adds adapters in memory up, [`Registry`] holds loaded ones by alias.
 //!
-//! This room imports from [`spectral`](crate::spectral) and [`durable`](crate::durable).
+//! This room imports from [`spectral`](crate::spectral), [`kernels`](crate::kernels) (code on wide vectors) and [`durable`](crate::durable).
 
 mod block;
 mod config;
 mod delta;
 mod disk;
 mod error;
+mod factors;
 mod file;
 mod fourier;
+mod lora;
+mod low_rank;
 mod mix;
+mod patterns;
 mod peft;
 mod plans;
 mod registry;
@@ -27,15 +31,17 @@ mod tensors;
 mod value;
 
 pub use block::DeltaBlock;
-pub use config::{Names, PeftConfig};
+pub use config::{FourierMethod, LoraInit, LoraMethod, Method, Names, PeftConfig};
 pub use delta::Delta;
 pub use error::AdapterError;
 pub use file::AdapterFile;
 pub use fourier::FourierDelta;
+pub use lora::{LoraDelta, LoraScale};
 pub use mix::mix;
+pub use patterns::Patterns;
 pub use registry::{Inserted, Loaded, Registry, RegistryEntry};
 pub use rows::RowOrder;
 pub use scratch::{DeltaScratch, Side};
 pub use select::Selection;
-pub use summary::{AdapterSummary, ModuleSummary};
+pub use summary::{AdapterSummary, ChangeSummary, ModuleSummary};
 pub use value::{Adapter, Module, Origin};

@@ -167,6 +167,7 @@ impl DeltaScratch {
         }
         let fft = self.transforms.real(len);
         grow(&mut self.real, len);
+        grow(&mut self.dense, len);
         grow(&mut self.work, fft.scratch_len());
         for spectrum in [&mut self.input, &mut self.upstream, &mut self.output] {
             grow(&mut spectrum.bins, fft.bins());

@@ -1,4 +1,4 @@
-//! Which modules a PEFT configuration targets, and with how many coefficients.
+//! Which modules a PEFT configuration targets.
 
 use fancy_regex::{Regex, RegexBuilder};
 
@@ -14,14 +14,15 @@ const MAX_COMPILED: usize = 1 << 20;
 /// What `all-linear` leaves out: PEFT skips the output embedding, which goes by these names.
 const OUTPUT_HEADS: [&str; 2] = ["lm_head", "embed_out"];
 
-/// A [`PeftConfig`]'s selection, compiled.
+/// Which modules a [`PeftConfig`] targets, compiled.
 ///
-/// Follows PEFT's `check_target_module_exists` and `FourierFTModel._create_and_replace`. Expressions are Python's; those
-/// the engine here does not know are refused.
+/// Follows PEFT's `check_target_module_exists`. Expressions are Python's; those the engine here does not know are refused.
 #[derive(Debug)]
 pub struct Selection<'a> {
-    targets: Targets<'a>,
-    counts: Vec<(Regex, usize)>,
+    config: &'a PeftConfig,
+    target: Option<Regex>,
+    exclude: Option<Regex>,
+    layer: Vec<Regex>,
 }
 
 impl<'a> Selection<'a> {
@@ -30,50 +31,6 @@ impl<'a> Selection<'a> {
     /// # Errors
     /// [`AdapterError::Pattern`].
     pub fn new(config: &'a PeftConfig) -> Result<Self, AdapterError> {
-        let counts = config
-            .n_frequency_pattern
-            .iter()
-            // As in PEFT, the key stands in the expression without brackets of its own.
-            .map(|(p, n)| Ok((compile("n_frequency_pattern", p, &format!(r"\A(?:.*\.{p}$)"))?, *n)))
-            .collect::<Result<_, AdapterError>>()?;
-        Ok(Self { targets: Targets::new(config)?, counts })
-    }
-
-    /// Whether `module` is targeted.
-    ///
-    /// # Errors
-    /// [`AdapterError::Pattern`] if an expression takes too long on it.
-    pub fn selects(&self, module: &str) -> Result<bool, AdapterError> {
-        self.targets.contains(module)
-    }
-
-    /// The number of coefficients that `module` has.
-    ///
-    /// # Errors
-    /// [`AdapterError::Pattern`] if an expression takes too long on it.
-    pub fn n_frequency(&self, module: &str) -> Result<usize, AdapterError> {
-        for (regex, n) in &self.counts {
-            if matches("n_frequency_pattern", regex, module)? {
-                return Ok(*n);
-            }
-        }
-        // Where no expression matches, PEFT looks the name itself up among the keys.
-        let exact = self.targets.config.n_frequency_pattern.iter().find(|(key, _)| key == module);
-        Ok(exact.map_or(self.targets.config.n_frequency, |(_, n)| *n))
-    }
-}
-
-/// Which modules are targeted. Compiled without the counts, of which there may be one per module.
-#[derive(Debug)]
-pub(super) struct Targets<'a> {
-    config: &'a PeftConfig,
-    target: Option<Regex>,
-    exclude: Option<Regex>,
-    layer: Vec<Regex>,
-}
-
-impl<'a> Targets<'a> {
-    pub(super) fn new(config: &'a PeftConfig) -> Result<Self, AdapterError> {
         let whole = |field, names: &Names| match names {
             Names::Pattern(p) => compile(field, p, &format!(r"\A(?:{p})\z")).map(Some),
             _ => Ok(None),
@@ -94,7 +51,11 @@ impl<'a> Targets<'a> {
         })
     }
 
-    pub(super) fn contains(&self, module: &str) -> Result<bool, AdapterError> {
+    /// Whether `module` is targeted.
+    ///
+    /// # Errors
+    /// [`AdapterError::Pattern`] if an expression takes too long on it.
+    pub fn selects(&self, module: &str) -> Result<bool, AdapterError> {
         let excluded = match (&self.exclude, &self.config.exclude_modules) {
             (Some(regex), _) => matches("exclude_modules", regex, module)?,
             (None, Some(Names::List(names))) => listed(names, module),
@@ -132,7 +93,7 @@ fn listed(names: &[String], module: &str) -> bool {
     })
 }
 
-fn compile(field: &'static str, pattern: &str, full: &str) -> Result<Regex, AdapterError> {
+pub(super) fn compile(field: &'static str, pattern: &str, full: &str) -> Result<Regex, AdapterError> {
     let refused = |reason: String| AdapterError::Pattern { field, pattern: pattern.to_owned(), reason };
     if pattern.len() > MAX_PATTERN {
         let reason = format!("{} bytes long, at most {MAX_PATTERN} are compiled", pattern.len());
@@ -146,7 +107,7 @@ fn compile(field: &'static str, pattern: &str, full: &str) -> Result<Regex, Adap
         .map_err(|e| refused(e.to_string()))
 }
 
-fn matches(field: &'static str, regex: &Regex, module: &str) -> Result<bool, AdapterError> {
+pub(super) fn matches(field: &'static str, regex: &Regex, module: &str) -> Result<bool, AdapterError> {
     regex.is_match(module).map_err(|e| too_long(field, regex, &e))
 }
 

@@ -1,45 +1,26 @@
 //! An adapter in one `.safetensors` file.
 //!
-//! The container's `__metadata__` has one key, `timbre`, whose value is a JSON object: `version` (1), `kind`
-//! (`"fourier"`), `base` (the base model's fingerprint or null), `base_model` and `task_type` (names or null), `entries`
-//! and `modules`. `entries` is a list of position sets, each with `out`, `in`, `n` and one of
-//! `{"source":"seeded","seed"}` (PEFT's rule), `{"source":"biased","seed","center","bandwidth"}` (the paper's Eq. 5) or
-//! `{"source":"explicit"}`, whose positions are the tensor `entries.<index>`, `[2, n]` of U32 or I32, rows then columns.
-//! `out` and `in`, the shape of the weights, go together; drawn positions may lack them, and then the base model has to give
-//! the shape before they are drawn, as with PEFT. Where they stand they must be the model's.
-//! `modules` is a list of `{"name","entries","alpha"}` where `entries` is an index into that list, and each module's
-//! coefficients are the tensor `<name>.spectrum`, `[n]` of F32, F16 or BF16, in the order of the positions. So a file with
-//! all its shapes needs neither a model nor a PEFT configuration. Everything must be used, nothing may be missing, no
-//! field may be unknown: a file that says less or more than this is refused whole.
+//! The container's `__metadata__` has one key, `timbre`, whose value is a JSON object: `version` (1), `kind` (`"fourier"` or
+//! `"lora"`), `base` (the base model's fingerprint or null), `base_model` and `task_type` (names or null), and what the kind
+//! says of its `modules`, see [`fourier`] and [`lora`]. Everything must be used, nothing may be missing, no field may be
+//! unknown: a file that says less or more than this is refused whole.
+
+mod fourier;
+mod lora;
 
 use std::collections::HashSet;
 use std::path::Path;
-use std::sync::Arc;
 
 use safetensors::SafeTensors;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
-use super::file::{FileEntries, FileModule};
+use super::file::FileModules;
 use super::peft::MAX_WEIGHTS;
 use super::tensors::{self, Tensor};
 use super::{AdapterError, AdapterFile, Origin, disk};
-use crate::spectral::{Entries, EntrySource, Shape};
 
 const KEY: &str = "timbre";
 const VERSION: u64 = 1;
-const KIND: &str = "fourier";
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Header {
-    version: u64,
-    kind: String,
-    base: Option<String>,
-    base_model: Option<String>,
-    task_type: Option<String>,
-    entries: Vec<EntrySet>,
-    modules: Vec<ModuleRecord>,
-}
 
 /// Read first, so that a newer file is refused for its version and not for a field.
 #[derive(Deserialize)]
@@ -48,37 +29,12 @@ struct Preamble {
     kind: String,
 }
 
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct EntrySet {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    out: Option<usize>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    r#in: Option<usize>,
-    n: usize,
-    source: SourceName,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    seed: Option<u64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    center: Option<f64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    bandwidth: Option<f64>,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum SourceName {
-    Seeded,
-    Biased,
-    Explicit,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ModuleRecord {
-    name: String,
-    entries: usize,
-    alpha: f64,
+/// What a description says of a file: its modules, where it comes from, and the tensors that it accounts for.
+struct Described {
+    modules: FileModules,
+    base: Option<String>,
+    origin: Origin,
+    used: HashSet<String>,
 }
 
 /// Reads a file.
@@ -90,164 +46,50 @@ pub(super) fn load(path: &Path) -> Result<AdapterFile, AdapterError> {
 pub(super) fn parse(bytes: &[u8]) -> Result<AdapterFile, AdapterError> {
     tensors::check_header(bytes)?;
     let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(AdapterError::Safetensors)?;
-    let described = metadata.metadata().as_ref().and_then(|m| m.get(KEY)).ok_or(AdapterError::NotAnAdapter)?;
-    let header = read_header(described)?;
-    let tensors = tensors::parse(bytes)?;
-
-    // What the description accounts for; the rest does not belong here.
-    let mut used = HashSet::new();
-    let mut sets = Vec::with_capacity(header.entries.len());
-    for (index, set) in header.entries.iter().enumerate() {
-        let name = entries_tensor(index);
-        sets.push(read_entries(set, &name, &tensors)?);
-        if matches!(set.source, SourceName::Explicit) {
-            used.insert(name);
-        }
-    }
-    let mut referenced = vec![false; sets.len()];
-    let mut modules = Vec::with_capacity(header.modules.len());
-    for record in &header.modules {
-        super::value::check_name(&record.name)?;
-        let unknown = || inconsistent(format!("{} has entries {}, of {}", record.name, record.entries, sets.len()));
-        let (shape, n, entries) = sets.get(record.entries).ok_or_else(unknown)?;
-        referenced[record.entries] = true;
-        if !record.alpha.is_finite() {
-            return Err(inconsistent(format!("{} has alpha {}", record.name, record.alpha)));
-        }
-        let name = spectrum_tensor(&record.name);
-        let view = tensors.tensor(&name).map_err(|_| AdapterError::MissingTensor { name: name.clone() })?;
-        let coefficients = tensors::coefficients(&record.name, &view)?;
-        if coefficients.len() != *n {
-            let (module, found) = (record.name.clone(), coefficients.len());
-            return Err(AdapterError::Count { module, expected: *n, found });
-        }
-        used.insert(name);
-        modules.push(FileModule {
-            name: record.name.clone(),
-            shape: *shape,
-            alpha: record.alpha,
-            coefficients,
-            entries: entries.clone(),
-        });
-    }
-    if let Some(index) = referenced.iter().position(|referenced| !referenced) {
-        return Err(inconsistent(format!("no module has entries {index}")));
-    }
-    if let Some(name) = tensors.names().into_iter().find(|name| !used.contains(*name)) {
-        return Err(AdapterError::UnknownTensor { name: name.to_owned() });
-    }
-    let mut file = AdapterFile::new(modules)?;
-    file.base = header.base;
-    file.origin = Origin { base_model: header.base_model, task_type: header.task_type };
-    Ok(file)
-}
-
-fn read_header(text: &str) -> Result<Header, AdapterError> {
+    let text = metadata.metadata().as_ref().and_then(|m| m.get(KEY)).ok_or(AdapterError::NotAnAdapter)?;
     let preamble: Preamble = serde_json::from_str(text).map_err(AdapterError::Json)?;
     if preamble.version != VERSION {
         return Err(AdapterError::Version { found: preamble.version, expected: VERSION });
     }
-    if preamble.kind != KIND {
-        return Err(AdapterError::Unsupported { field: "kind".to_owned(), found: preamble.kind });
-    }
-    serde_json::from_str(text).map_err(AdapterError::Json)
-}
-
-/// A position set's shape, size and entries. Drawn ones are not drawn yet: a file's shape is not yet a model's.
-fn read_entries(
-    set: &EntrySet,
-    name: &str,
-    tensors: &SafeTensors<'_>,
-) -> Result<(Option<Shape>, usize, FileEntries), AdapterError> {
-    let refused = |source| AdapterError::Entries { module: name.to_owned(), source };
-    let shape = match (set.out, set.r#in) {
-        (Some(out), Some(r#in)) => Some(Shape::new(out, r#in).map_err(refused)?),
-        (None, None) => None,
-        _ => return Err(inconsistent(format!("{name}: out and in do not go without each other"))),
+    let read: fn(&str, &SafeTensors<'_>) -> Result<Described, AdapterError> = match preamble.kind.as_str() {
+        fourier::KIND => fourier::parse,
+        lora::KIND => lora::parse,
+        _ => return Err(AdapterError::Unsupported { field: "kind".to_owned(), found: preamble.kind }),
     };
-    if set.n == 0 {
-        return Err(inconsistent(format!("{name}: n is 0")));
+    let tensors = tensors::parse(bytes)?;
+    let described = read(text, &tensors)?;
+    if let Some(name) = tensors.names().into_iter().find(|name| !described.used.contains(*name)) {
+        return Err(AdapterError::UnknownTensor { name: name.to_owned() });
     }
-    let entries = match (&set.source, set.seed, set.center, set.bandwidth) {
-        (SourceName::Seeded, Some(seed), None, None) => FileEntries::Seeded { seed },
-        (SourceName::Biased, Some(seed), Some(center), Some(bandwidth)) => {
-            FileEntries::Biased { seed, center, bandwidth }
-        }
-        (SourceName::Explicit, None, None, None) => {
-            let shape = shape.ok_or_else(|| inconsistent(format!("{name}: explicit entries need out and in")))?;
-            let view = tensors.tensor(name).map_err(|_| AdapterError::MissingTensor { name: name.to_owned() })?;
-            let (rows, cols) = tensors::positions(name, &view)?;
-            let entries = Entries::explicit(shape, rows, cols).map_err(refused)?;
-            if entries.len() != set.n {
-                return Err(inconsistent(format!("{name} lists {} positions, n is {}", entries.len(), set.n)));
-            }
-            FileEntries::Listed(Arc::new(entries))
-        }
-        _ => return Err(inconsistent(format!("{name}: seed, center and bandwidth do not go with its source"))),
-    };
-    Ok((shape, set.n, entries))
+    let mut file = AdapterFile::new(described.modules)?;
+    (file.base, file.origin) = (described.base, described.origin);
+    Ok(file)
 }
 
 /// Writes a file.
 pub(super) fn save(file: &AdapterFile, path: &Path, f16: bool) -> Result<(), AdapterError> {
-    // The first module with each set of positions.
-    let mut sets: Vec<&FileModule> = Vec::new();
-    let mut modules = Vec::with_capacity(file.modules.len());
-    let mut tensors = Vec::with_capacity(file.modules.len());
-    for module in &file.modules {
-        let (name, coefficients) = (&module.name, &module.coefficients);
-        let same = |set: &&FileModule| {
-            set.shape == module.shape
-                && set.coefficients.len() == coefficients.len()
-                && set.entries.same_draw(&module.entries)
-        };
-        let entries = sets.iter().position(same).unwrap_or(sets.len());
-        if entries == sets.len() {
-            sets.push(module);
-        }
-        let tensor = if f16 { Tensor::f16(name, coefficients)? } else { Tensor::f32(coefficients) };
-        tensors.push((spectrum_tensor(name), tensor));
-        modules.push(ModuleRecord { name: name.clone(), entries, alpha: module.alpha });
-    }
-    for (index, set) in sets.iter().enumerate() {
-        if let FileEntries::Listed(entries) = &set.entries {
-            tensors.push((entries_tensor(index), Tensor::positions(entries.rows(), entries.cols())));
-        }
-    }
-    let header = Header {
-        version: VERSION,
-        kind: KIND.to_owned(),
-        base: file.base.clone(),
-        base_model: file.origin.base_model.clone(),
-        task_type: file.origin.task_type.clone(),
-        entries: sets.into_iter().map(describe).collect(),
-        modules,
+    let (header, tensors) = match &file.modules {
+        FileModules::Fourier(modules) => fourier::describe(file, modules, f16)?,
+        FileModules::Lora(modules) => lora::describe(file, modules, f16)?,
     };
-    let header = serde_json::to_string(&header).map_err(AdapterError::Json)?;
     let bytes =
         safetensors::serialize(tensors, Some([(KEY.to_owned(), header)].into())).map_err(AdapterError::Safetensors)?;
     disk::replace(path, &bytes)
 }
 
-fn describe(module: &FileModule) -> EntrySet {
-    let (out, r#in) = module.shape.map(|shape| (shape.rows(), shape.cols())).unzip();
-    let n = module.coefficients.len();
-    let set = |source, seed, center, bandwidth| EntrySet { out, r#in, n, source, seed, center, bandwidth };
-    match module.entries.source() {
-        EntrySource::Seeded { seed } => set(SourceName::Seeded, Some(seed), None, None),
-        EntrySource::Biased { seed, center, bandwidth } => {
-            set(SourceName::Biased, Some(seed), Some(center), Some(bandwidth))
-        }
-        EntrySource::Explicit => set(SourceName::Explicit, None, None, None),
+/// A description, and the tensors that go with it.
+type Written = (String, Vec<(String, Tensor)>);
+
+/// Numbers in f32 or in f16.
+fn tensor(name: &str, shape: Vec<usize>, values: &[f32], f16: bool) -> Result<Tensor, AdapterError> {
+    if f16 { Tensor::f16(name, shape, values) } else { Ok(Tensor::f32(shape, values)) }
+}
+
+fn check_alpha(name: &str, alpha: f64) -> Result<(), AdapterError> {
+    match alpha.is_finite() {
+        true => Ok(()),
+        false => Err(inconsistent(format!("{name} has alpha {alpha}"))),
     }
-}
-
-fn spectrum_tensor(module: &str) -> String {
-    format!("{module}.spectrum")
-}
-
-fn entries_tensor(index: usize) -> String {
-    format!("entries.{index}")
 }
 
 fn inconsistent(what: String) -> AdapterError {

@@ -1,4 +1,4 @@
-//! Coefficients in safetensors containers.
+//! Numbers in safetensors containers.
 
 use half::{bf16, f16};
 use safetensors::tensor::{Dtype, TensorView};
@@ -28,24 +28,44 @@ pub(super) fn check_header(bytes: &[u8]) -> Result<(), AdapterError> {
 /// The finite coefficients of `module` in a one-dimensional F32, F16 or BF16 tensor.
 pub(super) fn coefficients(module: &str, view: &TensorView<'_>) -> Result<Vec<f32>, AdapterError> {
     if view.shape().len() != 1 {
-        let (name, found) = (module.to_owned(), view.shape().to_vec());
-        return Err(AdapterError::TensorShape { name, found, expected: "[n]".to_owned() });
+        return Err(wrong_shape(module, view, "[n]"));
     }
+    floats(module, view)
+}
+
+/// The rows, the columns and the finite numbers of the F32, F16 or BF16 matrix `name`, whose shape is to be `expected`.
+pub(super) fn matrix(
+    name: &str,
+    view: &TensorView<'_>,
+    expected: &str,
+) -> Result<(usize, usize, Vec<f32>), AdapterError> {
+    match *view.shape() {
+        [rows, cols] if rows > 0 && cols > 0 => Ok((rows, cols, floats(name, view)?)),
+        _ => Err(wrong_shape(name, view, expected)),
+    }
+}
+
+fn floats(name: &str, view: &TensorView<'_>) -> Result<Vec<f32>, AdapterError> {
     let data = view.data();
     let values: Vec<f32> = match view.dtype() {
         Dtype::F32 => words(data).map(f32::from_le_bytes).collect(),
         Dtype::F16 => words(data).map(|b| f16::from_le_bytes(b).to_f32()).collect(),
         Dtype::BF16 => words(data).map(|b| bf16::from_le_bytes(b).to_f32()).collect(),
         other => {
-            let (name, found) = (module.to_owned(), format!("{other:?}"));
+            let (name, found) = (name.to_owned(), format!("{other:?}"));
             return Err(AdapterError::Dtype { name, found, expected: "F32, F16 or BF16" });
         }
     };
-    check_finite(module, &values)?;
+    check_finite(name, &values)?;
     Ok(values)
 }
 
-/// Refuses NaN and infinite coefficients.
+/// The error for a tensor of another shape than `expected`.
+pub(super) fn wrong_shape(name: &str, view: &TensorView<'_>, expected: &str) -> AdapterError {
+    AdapterError::TensorShape { name: name.to_owned(), found: view.shape().to_vec(), expected: expected.to_owned() }
+}
+
+/// Refuses NaN and infinite numbers.
 pub(super) fn check_finite(module: &str, values: &[f32]) -> Result<(), AdapterError> {
     match values.iter().position(|value| !value.is_finite()) {
         None => Ok(()),
@@ -56,8 +76,7 @@ pub(super) fn check_finite(module: &str, values: &[f32]) -> Result<(), AdapterEr
 /// Row and column indices in a `[2, n]` tensor of U32 or I32.
 pub(super) fn positions(name: &str, view: &TensorView<'_>) -> Result<(Vec<u32>, Vec<u32>), AdapterError> {
     let &[2, n] = view.shape() else {
-        let (name, found) = (name.to_owned(), view.shape().to_vec());
-        return Err(AdapterError::TensorShape { name, found, expected: "[2, n]".to_owned() });
+        return Err(wrong_shape(name, view, "[2, n]"));
     };
     if !matches!(view.dtype(), Dtype::U32 | Dtype::I32) {
         let (name, found) = (name.to_owned(), format!("{:?}", view.dtype()));
@@ -81,20 +100,20 @@ pub(super) struct Tensor {
 }
 
 impl Tensor {
-    /// Coefficients as they are.
-    pub(super) fn f32(values: &[f32]) -> Self {
+    /// Numbers as they are.
+    pub(super) fn f32(shape: Vec<usize>, values: &[f32]) -> Self {
         let data = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        Self { dtype: Dtype::F32, shape: vec![values.len()], data }
+        Self { dtype: Dtype::F32, shape, data }
     }
 
-    /// Coefficients of `module` rounded to f16; refused where one would become infinite.
-    pub(super) fn f16(module: &str, values: &[f32]) -> Result<Self, AdapterError> {
+    /// Numbers of `module` rounded to f16; refused where one would become infinite.
+    pub(super) fn f16(module: &str, shape: Vec<usize>, values: &[f32]) -> Result<Self, AdapterError> {
         let rounded: Vec<f16> = values.iter().map(|&v| f16::from_f32(v)).collect();
         if let Some(index) = rounded.iter().position(|v| !v.is_finite()) {
             return Err(AdapterError::F16Range { module: module.to_owned(), index, value: values[index] });
         }
         let data = rounded.iter().flat_map(|v| v.to_le_bytes()).collect();
-        Ok(Self { dtype: Dtype::F16, shape: vec![values.len()], data })
+        Ok(Self { dtype: Dtype::F16, shape, data })
     }
 
     /// Positions, rows then columns.

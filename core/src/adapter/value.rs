@@ -3,9 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::file::{FileEntries, FileModule};
-use super::select::Targets;
-use super::{AdapterError, AdapterFile, AdapterSummary, Delta, PeftConfig};
+use super::file::{FileEntries, FileModules, FourierModule, LoraModule};
+use super::{AdapterError, AdapterFile, AdapterSummary, Delta, Names, PeftConfig, Selection, peft};
 
 /// A set of changes to a model's modules. Immutable and cheap to share: hold it in an `Arc`.
 #[derive(Debug, Clone)]
@@ -90,9 +89,13 @@ impl Adapter {
         self.modules.len()
     }
 
-    /// α, where all modules have the same.
+    /// α, where all modules have the same: FourierFT's `scaling`, LoRA's `lora_alpha`.
     pub fn alpha(&self) -> Option<f64> {
-        let mut alphas = self.modules.iter().map(|m| m.delta.as_fourier().map(|f| f.alpha()));
+        let alpha = |delta: &dyn Delta| match delta.as_fourier() {
+            Some(fourier) => Some(fourier.alpha()),
+            None => delta.as_lora().map(|lora| lora.scale().alpha),
+        };
+        let mut alphas = self.modules.iter().map(|module| alpha(&*module.delta));
         let first = alphas.next()??;
         alphas.all(|alpha| alpha == Some(first)).then_some(first)
     }
@@ -161,32 +164,54 @@ impl Adapter {
     /// [`AdapterError::Pattern`] if an expression takes too long on a name.
     pub fn missing<'a>(&self, modules: impl Iterator<Item = &'a str>) -> Result<Vec<String>, AdapterError> {
         let Some(config) = &self.config else { return Ok(Vec::new()) };
-        let targets = Targets::new(config)?;
+        let selection = Selection::new(config)?;
         let mut missing = Vec::new();
         for module in modules {
-            if self.get(module).is_none() && targets.contains(module)? {
+            if self.get(module).is_none() && selection.selects(module)? {
                 missing.push(module.to_owned());
             }
         }
         Ok(missing)
     }
 
+    /// The same adapter, to be saved as a PEFT directory whose configuration selects its modules so: `target_modules` and
+    /// `layers_to_transform`. A selection that does not fit the modules is not kept; they are then named one by one.
+    ///
+    /// # Errors
+    /// As [`save_peft`](Self::save_peft), but for the file system's.
+    pub fn with_targets(self, targets: Names, layers: Option<Vec<i64>>) -> Result<Self, AdapterError> {
+        let described = peft::describe(&self.to_file()?)?;
+        let config = PeftConfig { target_modules: targets, layers_to_transform: layers, ..described };
+        Ok(self.with_config(Some(Arc::new(config))))
+    }
+
     /// The adapter as a file would hold it, with every shape.
     ///
     /// # Errors
-    /// [`AdapterError::NotFourier`].
+    /// [`AdapterError::Kind`]; [`AdapterError::MixedKinds`].
     pub fn to_file(&self) -> Result<AdapterFile, AdapterError> {
-        let describe = |(name, delta): (&str, &Arc<dyn Delta>)| {
-            let fourier = delta.as_fourier().ok_or_else(|| AdapterError::NotFourier { module: name.to_owned() })?;
-            Ok(FileModule {
-                name: name.to_owned(),
-                shape: Some(fourier.entries().shape()),
-                alpha: fourier.alpha(),
-                coefficients: fourier.coefficients(),
-                entries: FileEntries::of(fourier.plan().entries()),
-            })
+        let (mut spectral, mut low_rank) = (Vec::new(), Vec::new());
+        for (name, delta) in self.modules() {
+            let name = name.to_owned();
+            if let Some(fourier) = delta.as_fourier() {
+                spectral.push(FourierModule {
+                    name,
+                    shape: Some(fourier.entries().shape()),
+                    alpha: fourier.alpha(),
+                    coefficients: fourier.coefficients(),
+                    entries: FileEntries::of(fourier.plan().entries()),
+                });
+            } else if let Some(lora) = delta.as_lora() {
+                low_rank.push(LoraModule { name, delta: lora.clone() });
+            } else {
+                return Err(AdapterError::Kind { module: name });
+            }
+        }
+        let modules = match (spectral.is_empty(), low_rank.is_empty()) {
+            (false, false) => return Err(AdapterError::MixedKinds),
+            (true, _) => FileModules::Lora(low_rank),
+            (_, true) => FileModules::Fourier(spectral),
         };
-        let modules = self.modules().map(describe).collect::<Result<_, AdapterError>>()?;
         let (base, origin, config) = (self.base.clone(), self.origin.clone(), self.config.clone());
         Ok(AdapterFile { modules, base, origin, config })
     }
@@ -194,7 +219,7 @@ impl Adapter {
     /// [`AdapterFile::save_peft`].
     ///
     /// # Errors
-    /// As [`AdapterFile::save_peft`]; [`AdapterError::NotFourier`].
+    /// As [`AdapterFile::save_peft`]; as [`to_file`](Self::to_file).
     pub fn save_peft(&self, dir: &Path) -> Result<(), AdapterError> {
         self.to_file()?.save_peft(dir)
     }
@@ -202,7 +227,7 @@ impl Adapter {
     /// [`AdapterFile::save_single`], with every shape.
     ///
     /// # Errors
-    /// As [`AdapterFile::save_single`]; [`AdapterError::NotFourier`].
+    /// As [`AdapterFile::save_single`]; as [`to_file`](Self::to_file).
     pub fn save_single(&self, path: &Path, f16: bool) -> Result<(), AdapterError> {
         self.to_file()?.save_single(path, f16)
     }

@@ -104,7 +104,7 @@ impl BoundAdapter {
         if !missing.is_empty() {
             let count = missing.len();
             missing.truncate(NAMED_MISSING);
-            return Err(ModelError::MissingSpectra { adapter: name, count, missing });
+            return Err(ModelError::MissingModules { adapter: name, count, missing });
         }
         Ok(Self { adapter, name, base: base.to_owned(), layers, offsets, modules: matched, parameters })
     }

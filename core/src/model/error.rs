@@ -93,12 +93,12 @@ pub enum ModelError {
         /// The first few that are not in the model.
         missing: Vec<String>,
     },
-    /// An adapter's configuration targets modules of this model that its file has no spectrum for.
+    /// An adapter's configuration targets modules of this model that its file has no change for.
     #[error(
-        "adapter {adapter:?} is incomplete: it targets {count} modules of this model without a spectrum for them, such \
-         as {missing:?}"
+        "adapter {adapter:?} is incomplete: it targets {count} modules of this model without a change for them, such as \
+         {missing:?}"
     )]
-    MissingSpectra {
+    MissingModules {
         /// The adapter.
         adapter: String,
         /// How many modules lack one.

@@ -170,7 +170,7 @@ impl Model {
     ///
     /// # Errors
     /// [`ModelError::Adapter`] if it was made for another base or names a module twice, [`ModelError::Modules`],
-    /// [`ModelError::ModuleShape`], [`ModelError::MissingSpectra`]; [`ModelError::Gguf`] if the file changed.
+    /// [`ModelError::ModuleShape`], [`ModelError::MissingModules`]; [`ModelError::Gguf`] if the file changed.
     pub fn bind(&self, adapter: Arc<Adapter>, name: impl Into<String>) -> Result<Arc<BoundAdapter>, ModelError> {
         self.gguf.check_unchanged()?;
         BoundAdapter::new(adapter, name.into(), &self.decoder, self.gguf.fingerprint()).map(Arc::new)
