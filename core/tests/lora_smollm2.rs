@@ -81,7 +81,7 @@ fn the_heldout_loss_is_pefts() {
         speak(&mut session, if name == "base" { Vec::new() } else { vec![(devil(&model), 1.0)] });
         let got = loss(&mut session, &entries);
         println!("{name}: {got:.5}, PEFT {want:.5}, {:+.3} %", (got - want) / want * 100.0);
-        assert!((got - want).abs() <= 0.01 * want, "{name}: {got} for {want}");
+        assert!((got - want).abs() <= 1e-3 * want, "{name}: {got} for {want}");
     }
 }
 
@@ -157,12 +157,12 @@ fn unmerged_is_the_model_with_the_dense_change() {
         let (unmerged, formed) = (logits(vec![(bound.clone(), 1.0)], ids), logits(vec![(dense.clone(), 1.0)], ids));
         let (off, moved) = (largest(&unmerged, &formed), largest(&unmerged, &base));
         println!("{} tokens: the adapter moves logits by {moved:.2}, forming it by {off:.2e}", ids.len());
-        assert!(moved > 1.0 && off < 1e-3 && off < 1e-3 * moved);
+        assert!(moved > 0.1 && off < 2e-4 && off < 1e-3 * moved);
         // Beside an adapter of the other kind, each with its weight.
         let (unmerged, formed) = (
             logits(vec![(kjv.clone(), 0.5), (bound.clone(), 0.75)], ids),
             logits(vec![(kjv.clone(), 0.5), (dense.clone(), 0.75)], ids),
         );
-        assert!(largest(&unmerged, &formed) < 1e-3 && largest(&unmerged, &base) > 1.0);
+        assert!(largest(&unmerged, &formed) < 2e-4 && largest(&unmerged, &base) > 0.1);
     }
 }

@@ -322,10 +322,10 @@ fn spread_tile<const FUSED: bool, const I: usize, const W: usize>(
     }
     for k in 0..terms {
         let to = &to[k * to_step + at..][..W];
-        for i in 0..I {
+        for (i, sums) in sums.iter_mut().enumerate() {
             let c = by.data[i * by.row + k * by.term];
-            for w in 0..W {
-                sums[i][w] = fma::<FUSED>(c, to[w], sums[i][w]);
+            for (sum, to) in sums.iter_mut().zip(to) {
+                *sum = fma::<FUSED>(c, *to, *sum);
             }
         }
     }
