@@ -6,7 +6,6 @@
 
 use std::arch::x86_64::*;
 
-mod fixed;
 mod gemm;
 mod gemv;
 mod plain;
@@ -21,8 +20,7 @@ use plain::{Load, plain_panel};
 
 pub(super) use quantise::quantise;
 
-pub(super) const KERNELS: Kernels =
-    Kernels { kernel: |ty| by_type!(ty, quantised, plain)(), quantise, fixed: Some(fixed::multiply) };
+pub(super) const KERNELS: Kernels = Kernels { kernel: |ty| by_type!(ty, quantised, plain)(), quantise };
 
 /// Lanes of a run.
 const RUN: usize = 32;

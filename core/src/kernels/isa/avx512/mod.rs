@@ -15,7 +15,7 @@ use plain::{Load, plain_panel};
 use unpack::Unpack;
 
 pub(super) const KERNELS: Kernels =
-    Kernels { kernel: |ty| by_type!(ty, quantised, plain)(), quantise: super::avx2::quantise, fixed: None };
+    Kernels { kernel: |ty| by_type!(ty, quantised, plain)(), quantise: super::avx2::quantise };
 
 /// Elements of a step.
 const STEP: usize = 256;

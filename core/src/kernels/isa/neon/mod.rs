@@ -30,7 +30,6 @@ pub(super) fn kernels() -> Kernels {
             |ty| by_type!(ty, with_smmla, plain)()
         },
         quantise: quantise_row,
-        fixed: None,
     }
 }
 
