@@ -286,6 +286,40 @@ fn sequences_run_together_are_as_each_alone() {
     }
 }
 
+#[test]
+fn what_sequences_share_is_computed_once_for_the_same_gradient() {
+    let of = |begin: usize, len: usize, salt: u32, from: usize| {
+        let token = |i: usize| (if i < begin { i * 5 } else { i * i * 7 + salt as usize * (i + 3) } % VOCAB) as u32;
+        Sequence { tokens: (0..len).map(token).collect(), targets: (0..len).map(|i| i >= from).collect() }
+    };
+    for begin in [9, 20] {
+        // One predicts tokens that are shared, one is the shared tokens and hardly more.
+        let texts =
+            [of(begin, 31, 1, begin), of(begin, 27, 2, 4), of(begin, begin + 2, 3, begin), of(begin, 50, 5, begin + 3)];
+        for tiny in Tiny::both() {
+            for tier in detected_tiers() {
+                let model = open(&tiny, tier, 2);
+                let bound = adapter(&model, &all_linears());
+                let mut together = pass(&model, None, 64);
+                // More rows than would fit were they not shared.
+                let (loss, gradients) = gradient(&mut together, &bound, &texts);
+                let mut sum = vec![0.0; bound.parameters()];
+                let mut alone = Loss::default();
+                for text in &texts {
+                    let own = together.gradient(&bound, &[text], SCALE, &mut sum, &|| false).unwrap();
+                    (alone.sum, alone.targets) = (alone.sum + own.sum, alone.targets + own.targets);
+                }
+                close((loss, &gradients), (alone, &sum));
+            }
+            let run = |threads| {
+                let model = open(&tiny, Tier::Reference, threads);
+                gradient(&mut pass(&model, None, 64), &adapter(&model, &all_linears()), &texts)
+            };
+            assert!(run(1) == run(3), "threads change nothing");
+        }
+    }
+}
+
 fn close((loss, gradient): (Loss, &[f32]), (other_loss, other): (Loss, &[f32])) {
     assert_eq!(loss.targets, other_loss.targets);
     assert!((loss.sum / other_loss.sum - 1.0).abs() < 1e-6, "{} and {}", loss.sum, other_loss.sum);

@@ -15,7 +15,6 @@ mod neon;
 
 use super::activations::Row;
 use super::panel::{MultiplyFn, UnpackFn};
-use super::transposed::FixedProduct;
 use super::{KernelError, Tier};
 use crate::gguf::GgmlType;
 
@@ -73,12 +72,6 @@ pub struct Kernel {
 /// The CPU must run the tier the function belongs to.
 pub type QuantiseFn = unsafe fn(&[f32], &mut [i8], &mut [i8], &mut [f32], &mut [f32]);
 
-/// The product of numbers in fixed point.
-///
-/// # Safety
-/// The CPU must run the tier, and the pointers cover what the product indexes, the output exclusively.
-pub type FixedFn = unsafe fn(&FixedProduct);
-
 /// What an instruction set supplies.
 #[derive(Clone, Copy)]
 pub struct Kernels {
@@ -88,8 +81,6 @@ pub struct Kernels {
     pub quantise: QuantiseFn,
     /// Whether products read both planes in one.
     pub words: bool,
-    /// The product of numbers in fixed point, where it is faster than in f32.
-    pub fixed: Option<FixedFn>,
 }
 
 impl Kernels {

@@ -10,7 +10,7 @@ use crate::kernels::vector::{LANES, reduce};
 const CHUNK: usize = MAX_BLOCK;
 
 pub(super) const KERNELS: Kernels =
-    Kernels { kernel: |ty| by_type!(ty, quantised, plain)(), quantise: quantise_row, words: false, fixed: None };
+    Kernels { kernel: |ty| by_type!(ty, quantised, plain)(), quantise: quantise_row, words: false };
 
 type Decode = fn(&[u8], &mut [f32]);
 

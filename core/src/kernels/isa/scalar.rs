@@ -5,7 +5,7 @@ use crate::kernels::activations::{COARSE, Row, quantise_row};
 use crate::kernels::formats::{Format, GROUP, Lanes, Plain, by_type};
 
 pub(super) const KERNELS: Kernels =
-    Kernels { kernel: |ty| by_type!(ty, quantised, plain)(), quantise: quantise_row, words: false, fixed: None };
+    Kernels { kernel: |ty| by_type!(ty, quantised, plain)(), quantise: quantise_row, words: false };
 
 fn quantised<F: Format>() -> Kernel {
     Kernel { form: Form::Int8, one: panel::<F, 1>, batch: Batched::Four(panel::<F, 4>) }

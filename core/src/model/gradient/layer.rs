@@ -388,7 +388,7 @@ struct Linears<'a, 'c> {
     context: &'a Context<'c>,
     index: usize,
     bound: &'a BoundAdapter,
-    transposed: &'a mut TransposedScratch,
+    transposed: &'a TransposedScratch,
     gradient: &'a mut [f32],
 }
 

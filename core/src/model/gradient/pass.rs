@@ -132,10 +132,11 @@ impl GradientPass {
             None => self.plan.rows,
         };
         let mut loss = Loss::default();
-        for group in packed::groups(sequences, most) {
+        let shared = packed::shared(sequences);
+        for group in packed::groups(sequences, shared, most) {
             model.gguf().check_unchanged()?;
             let heads = self.plan.widths.heads;
-            self.batch.fill(group.iter().map(|&i| sequences[i]), heads);
+            self.batch.fill(group.iter().map(|&i| sequences[i]), shared, heads);
             loss.targets += self.batch.targets.len();
             let wanted = wanted.as_mut().map(|(bound, scale, gradient)| (&**bound, *scale, &mut **gradient));
             loss.sum += self.run_batch(&model, adapters, wanted, cancel)?;

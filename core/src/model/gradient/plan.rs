@@ -185,7 +185,7 @@ fn fixed_bytes(model: &Model, widths: &Widths, rows: usize, head_rows: usize) ->
     f32s.saturating_mul(4)
         .saturating_add(activations)
         .saturating_add(threads.saturating_mul(of_worker))
-        .saturating_add(TransposedScratch::bytes(threads, widths.widest().saturating_mul(rows)))
+        .saturating_add(TransposedScratch::bytes(threads))
 }
 
 /// Elements of a block of rows of any linear's outputs.
@@ -256,7 +256,7 @@ impl Buffers {
             gathered: (0..threads).map(|_| Mutex::new(vec![0.0; gathered(widths)])).collect(),
             partial: Vec::new(),
             attention: AttentionScratch::new(decoder, rows, threads),
-            transposed: TransposedScratch::new(threads, widths.widest() * rows),
+            transposed: TransposedScratch::new(threads),
         }
     }
 }

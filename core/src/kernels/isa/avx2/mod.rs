@@ -1,12 +1,12 @@
 //! x86-64 with AVX2, FMA and F16C.
 //!
-//! A run is a vector of 32 lanes. Small blocks are one run: centred formats have signed lanes, the others unsigned ones and an
-//! offset. Large blocks are eight runs of unsigned lanes, a zero point going into the offset. A product of one row never
-//! overflows the 16-bit pairs of `vpmaddubsw`: lanes are at most 63 where unsigned and at most 128 in magnitude where signed.
+//! A run is a vector of 32 lanes. Small blocks are one run: centred formats multiply magnitudes with activations that take the
+//! weight's sign, the others multiply unsigned lanes and add their offset. Large blocks are eight runs of unsigned lanes, a
+//! zero point going into the offset. Products of a weight and an activation never overflow the 16-bit pairs of `vpmaddubsw`:
+//! lanes are at most 63 where unsigned and at most 128 in magnitude where signed.
 
 use std::arch::x86_64::*;
 
-mod fixed;
 mod gemm;
 mod gemv;
 mod plain;
@@ -21,8 +21,7 @@ use plain::{Load, plain_panel};
 
 pub(super) use quantise::quantise;
 
-pub(super) const KERNELS: Kernels =
-    Kernels { kernel: |ty| by_type!(ty, quantised, plain)(), quantise, words: true, fixed: Some(fixed::multiply) };
+pub(super) const KERNELS: Kernels = Kernels { kernel: |ty| by_type!(ty, quantised, plain)(), quantise, words: true };
 
 /// Lanes of a run.
 const RUN: usize = 32;

@@ -15,12 +15,8 @@ use crate::kernels::panel::CHUNK;
 use plain::{Load, plain_panel};
 use unpack::Unpack;
 
-pub(super) const KERNELS: Kernels = Kernels {
-    kernel: |ty| by_type!(ty, quantised, plain)(),
-    quantise: super::avx2::quantise,
-    words: false,
-    fixed: None,
-};
+pub(super) const KERNELS: Kernels =
+    Kernels { kernel: |ty| by_type!(ty, quantised, plain)(), quantise: super::avx2::quantise, words: false };
 
 /// Elements of a step.
 const STEP: usize = 256;

@@ -32,7 +32,6 @@ pub(super) fn kernels() -> Kernels {
         },
         quantise: quantise_row,
         words: false,
-        fixed: None,
     }
 }
 

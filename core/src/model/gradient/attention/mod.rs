@@ -1,14 +1,15 @@
 //! Attention inside packed sequences, and its adjoint, in tiles of query rows.
 //!
-//! A task is one head of one sequence. It turns that head's queries and keys, and for a few query rows at a time has their
+//! A task is one head of one sequence, or of all where they share rows. It turns that head's queries and keys, and for a few query rows at a time has their
 //! scores with every key they see; no more of the scores ever exists. Forward keeps the logarithm of each row's sum of
 //! exponentials, from which the way back has the weights again.
 
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use super::super::Decoder;
 use super::super::blocks::{Heads, Turn};
-use super::packed::Packed;
+use super::packed::{Packed, Segment};
 use crate::kernels::gemm::{Left, PANEL, Right, multiply};
 use crate::kernels::{Aligned, Pool, TILE, Tile, derivative, for_each_chunk, for_each_span, transpose, vector};
 
@@ -98,37 +99,21 @@ pub(super) struct Inputs<'a> {
     pub v: &'a [f32],
 }
 
-/// One head of one sequence.
-struct Task {
-    head: usize,
-    /// Its first row in the batch.
-    start: usize,
-    len: usize,
-}
-
-impl Task {
-    fn new(batch: &Packed, index: usize) -> Self {
-        let range = &batch.sequences[index % batch.sequences.len()];
-        Self { head: index / batch.sequences.len(), start: range.start, len: range.len() }
-    }
-
-    /// Copies a head of every row of the sequence, `width` elements a row in `from`, through `each`; what rows and heads are
-    /// padded with is zero.
-    fn load(
-        &self,
-        from: &[f32],
-        (width, head, dim): (usize, usize, usize),
-        to: &mut [f32],
-        each: impl Fn(usize, &[f32], &mut [f32]),
-    ) {
-        let stride = padded(dim);
-        for (i, to) in to[..self.len * stride].chunks_exact_mut(stride).enumerate() {
-            let row = self.start + i;
-            let (to, beyond) = to.split_at_mut(dim);
-            each(row, &from[row * width + head * dim..][..dim], to);
-            beyond.fill(0.0);
-        }
-        to[self.len * stride..self.len.next_multiple_of(TILE) * stride].fill(0.0);
+/// Copies a head of every position of a segment in `range`, `width` elements a row in `from`, through `each`, to rows of the
+/// padded size at the same positions; what heads are padded with is zero.
+fn load(
+    (segment, range): (&Segment, Range<usize>),
+    from: &[f32],
+    (width, head, dim): (usize, usize, usize),
+    to: &mut [f32],
+    each: impl Fn(usize, &[f32], &mut [f32]),
+) {
+    let stride = padded(dim);
+    for position in range {
+        let row = segment.row(position);
+        let (to, beyond) = to[position * stride..][..stride].split_at_mut(dim);
+        each(row, &from[row * width + head * dim..][..dim], to);
+        beyond.fill(0.0);
     }
 }
 
@@ -148,17 +133,21 @@ fn turn_round(from: &[f32], stride: usize, to: &mut [f32]) {
 
 impl Inputs<'_> {
     /// A head's turned queries and keys and its values, as the products read them.
-    fn load(&self, task: &Task, worker: &mut Worker) {
+    fn load(&self, head: usize, segment: &Segment, worker: &mut Worker) {
         let Heads { dim, count, .. } = *self.heads;
-        let of_kv = (self.heads.kv_len(), task.head / self.heads.group(), dim);
-        task.load(self.q, (count * dim, task.head, dim), &mut worker.q, |row, x, out| self.q_turn.apply(row, x, out));
-        task.load(self.k, of_kv, &mut worker.k, |row, x, out| self.k_turn.apply(row, x, out));
-        task.load(self.v, of_kv, &mut worker.v, |_, x, out| out.copy_from_slice(x));
-        let held = task.len.next_multiple_of(TILE) * padded(dim);
-        turn_round(&worker.k[..held], padded(dim), &mut worker.keys);
+        let of_kv = (self.heads.kv_len(), head / self.heads.group(), dim);
+        let (own, seen) = ((segment, segment.shared..segment.end()), (segment, 0..segment.end()));
+        load(own, self.q, (count * dim, head, dim), &mut worker.q, |row, x, out| self.q_turn.apply(row, x, out));
+        load(seen.clone(), self.k, of_kv, &mut worker.k, |row, x, out| self.k_turn.apply(row, x, out));
+        load(seen, self.v, of_kv, &mut worker.v, |_, x, out| out.copy_from_slice(x));
+        let stride = padded(dim);
+        let held = segment.end().next_multiple_of(TILE) * stride;
+        worker.k[segment.end() * stride..held].fill(0.0);
+        worker.v[segment.end() * stride..held].fill(0.0);
+        turn_round(&worker.k[..held], stride, &mut worker.keys);
     }
 
-    /// The scores of query rows `from..from + rows` with the keys from the first returned on, row after row of as many
+    /// The scores of queries at positions `from..from + rows` with the keys from the first returned on, row after row of as many
     /// elements as returned second; scaled and capped.
     fn scores(&self, from: usize, rows: usize, worker: &mut Worker) -> (usize, usize) {
         let (dim, stride) = (self.heads.dim, padded(self.heads.dim));
@@ -195,32 +184,35 @@ impl Inputs<'_> {
     ) {
         let dim = self.heads.dim;
         let stride = padded(dim);
-        let spans = &batch.spans[..self.heads.count * batch.sequences.len()];
+        let spans = &batch.spans[..self.heads.count * batch.spans_of_head()];
         for_each_span(pool, spans, [(out, dim), (score_sums, 1)], |worker, index, [out, score_sums]| {
             let mut worker = scratch.workers[worker].lock().unwrap_or_else(PoisonError::into_inner);
-            let task = Task::new(batch, index);
-            self.load(&task, &mut worker);
-            for from in (0..task.len).step_by(ROWS) {
-                let rows = ROWS.min(task.len - from);
-                let (first, cols) = self.scores(from, rows, &mut worker);
-                let Worker { scores, v, .. } = &mut *worker;
-                for (i, row) in scores.chunks_exact_mut(cols).take(rows).enumerate() {
-                    let seen = self.seen(from + i, first);
-                    row[..seen.start].fill(0.0);
-                    row[seen.end..].fill(0.0);
-                    let row = &mut row[seen];
-                    let max = vector::max(row);
-                    let sum = vector::exp_shifted(row, max);
-                    vector::scale(1.0 / sum, row);
-                    score_sums[from + i] = max + sum.ln();
+            let (head, base, segments) = batch.span(index);
+            for segment in segments {
+                self.load(head, segment, &mut worker);
+                for from in (segment.shared..segment.end()).step_by(ROWS) {
+                    let rows = ROWS.min(segment.end() - from);
+                    let (first, cols) = self.scores(from, rows, &mut worker);
+                    let Worker { scores, v, .. } = &mut *worker;
+                    let at = segment.row(from) - base;
+                    for (i, row) in scores.chunks_exact_mut(cols).take(rows).enumerate() {
+                        let seen = self.seen(from + i, first);
+                        row[..seen.start].fill(0.0);
+                        row[seen.end..].fill(0.0);
+                        let row = &mut row[seen];
+                        let max = vector::max(row);
+                        let sum = vector::exp_shifted(row, max);
+                        vector::scale(1.0 / sum, row);
+                        score_sums[at + i] = max + sum.ln();
+                    }
+                    multiply(
+                        (rows, cols, dim),
+                        Left { data: scores, row: cols, step: 1 },
+                        Right { data: &v[first * stride..], row: stride, panel: PANEL },
+                        (&mut out[at * dim..], dim),
+                        false,
+                    );
                 }
-                multiply(
-                    (rows, cols, dim),
-                    Left { data: scores, row: cols, step: 1 },
-                    Right { data: &v[first * stride..], row: stride, panel: PANEL },
-                    (&mut out[from * dim..], dim),
-                    false,
-                );
             }
         });
     }
@@ -237,63 +229,77 @@ impl Inputs<'_> {
     ) {
         let Heads { dim, count, .. } = *self.heads;
         let stride = padded(dim);
-        let spans = &batch.spans[..count * batch.sequences.len()];
+        let spans = &batch.spans[..count * batch.spans_of_head()];
         for_each_span(pool, spans, [(dq, dim), (dk, dim), (dv, dim)], |worker, index, [dq, dk, dv]| {
             let mut worker = scratch.workers[worker].lock().unwrap_or_else(PoisonError::into_inner);
-            let task = Task::new(batch, index);
-            self.load(&task, &mut worker);
-            task.load(g, (count * dim, task.head, dim), &mut worker.g, |_, x, out| out.copy_from_slice(x));
-            let held = task.len.next_multiple_of(TILE) * stride;
-            {
-                let Worker { v, values, dk, dv, .. } = &mut *worker;
-                turn_round(&v[..held], stride, values);
-                dk[..held].fill(0.0);
-                dv[..held].fill(0.0);
-            }
-            for from in (0..task.len).step_by(ROWS) {
-                let rows = ROWS.min(task.len - from);
-                let (first, cols) = self.scores(from, rows, &mut worker);
-                let Worker { q, k, g, values, scores, score_gradients, dq, dk, dv, .. } = &mut *worker;
-                let of_keys = first * stride;
-                let (q, g) = (&q[from * stride..], &g[from * stride..]);
-                multiply(
-                    (rows, dim, cols),
-                    Left { data: g, row: stride, step: 1 },
-                    Right { data: &values[of_keys..], row: PANEL, panel: stride * PANEL },
-                    (score_gradients, cols),
-                    false,
-                );
-                let lines = scores.chunks_exact_mut(cols).zip(score_gradients.chunks_exact_mut(cols));
-                for (i, (row, gradients)) in lines.take(rows).enumerate() {
-                    let at = task.start + from + i;
-                    let shift = score_sums[task.head * batch.rows() + at];
-                    let seen = self.seen(from + i, first);
-                    for beyond in [0..seen.start, seen.end..cols] {
-                        row[beyond.clone()].fill(0.0);
-                        gradients[beyond].fill(0.0);
-                    }
-                    let (row, gradients) = (&mut row[seen.clone()], &mut gradients[seen]);
-                    let inverse_cap = self.heads.soft_cap.map_or(0.0, |cap| 1.0 / cap);
-                    derivative::capped_softmax(row, shift, inverse_cap, self.heads.scale, gradients);
+            let (head, base, segments) = batch.span(index);
+            // What is shared comes last, and has gradients from all before it.
+            worker.dk[..batch.shared * stride].fill(0.0);
+            worker.dv[..batch.shared * stride].fill(0.0);
+            for segment in segments {
+                let own = segment.shared..segment.end();
+                self.load(head, segment, &mut worker);
+                let copy = |_, x: &[f32], out: &mut [f32]| out.copy_from_slice(x);
+                load((segment, own.clone()), g, (count * dim, head, dim), &mut worker.g, copy);
+                let held = segment.end().next_multiple_of(TILE) * stride;
+                {
+                    let Worker { v, values, dk, dv, .. } = &mut *worker;
+                    turn_round(&v[..held], stride, values);
+                    let fresh = (batch.shared * stride).min(held);
+                    dk[fresh..held].fill(0.0);
+                    dv[fresh..held].fill(0.0);
                 }
-                let rows_of = |data| Right { data, row: stride, panel: PANEL };
-                let turned = |data| Left { data, row: 1, step: cols };
-                multiply((cols, rows, dim), turned(scores), rows_of(g), (&mut dv[of_keys..], stride), true);
-                multiply((cols, rows, dim), turned(score_gradients), rows_of(q), (&mut dk[of_keys..], stride), true);
-                let left = Left { data: score_gradients, row: cols, step: 1 };
-                multiply((rows, cols, dim), left, rows_of(&k[of_keys..]), (&mut dq[from * stride..], stride), false);
-            }
-            let of_kv = task.head / self.heads.group();
-            for i in 0..task.len {
-                let row = task.start + i;
-                let (own, out) = (i * stride..i * stride + dim, i * dim..(i + 1) * dim);
-                let q = &self.q[(row * count + task.head) * dim..][..dim];
-                let k = &self.k[row * self.heads.kv_len() + of_kv * dim..][..dim];
-                self.q_turn.adjoint(row, q, &mut worker.dq[own.clone()], &mut dq[out.clone()]);
-                self.k_turn.adjoint(row, k, &mut worker.dk[own.clone()], &mut dk[out.clone()]);
-                dv[out].copy_from_slice(&worker.dv[own]);
+                for from in own.clone().step_by(ROWS) {
+                    let at = segment.row(from);
+                    let shifts = &score_sums[head * batch.rows() + at..];
+                    self.tile_backward(from, ROWS.min(segment.end() - from), shifts, &mut worker);
+                }
+                let of_kv = head / self.heads.group();
+                for position in own {
+                    let row = segment.row(position);
+                    let (own, out) =
+                        (position * stride..position * stride + dim, (row - base) * dim..(row - base + 1) * dim);
+                    let q = &self.q[(row * count + head) * dim..][..dim];
+                    let k = &self.k[row * self.heads.kv_len() + of_kv * dim..][..dim];
+                    self.q_turn.adjoint(row, q, &mut worker.dq[own.clone()], &mut dq[out.clone()]);
+                    self.k_turn.adjoint(row, k, &mut worker.dk[own.clone()], &mut dk[out.clone()]);
+                    dv[out].copy_from_slice(&worker.dv[own]);
+                }
             }
         });
+    }
+
+    /// The part of queries at positions `from..from + rows` in a head's gradients; `shifts` begins with their score sums.
+    fn tile_backward(&self, from: usize, rows: usize, shifts: &[f32], worker: &mut Worker) {
+        let (dim, stride) = (self.heads.dim, padded(self.heads.dim));
+        let (first, cols) = self.scores(from, rows, worker);
+        let Worker { q, k, g, values, scores, score_gradients, dq, dk, dv, .. } = worker;
+        let of_keys = first * stride;
+        let (q, g) = (&q[from * stride..], &g[from * stride..]);
+        multiply(
+            (rows, dim, cols),
+            Left { data: g, row: stride, step: 1 },
+            Right { data: &values[of_keys..], row: PANEL, panel: stride * PANEL },
+            (score_gradients, cols),
+            false,
+        );
+        let lines = scores.chunks_exact_mut(cols).zip(score_gradients.chunks_exact_mut(cols));
+        for (i, ((row, gradients), &shift)) in lines.zip(shifts).take(rows).enumerate() {
+            let seen = self.seen(from + i, first);
+            for beyond in [0..seen.start, seen.end..cols] {
+                row[beyond.clone()].fill(0.0);
+                gradients[beyond].fill(0.0);
+            }
+            let (row, gradients) = (&mut row[seen.clone()], &mut gradients[seen]);
+            let inverse_cap = self.heads.soft_cap.map_or(0.0, |cap| 1.0 / cap);
+            derivative::capped_softmax(row, shift, inverse_cap, self.heads.scale, gradients);
+        }
+        let rows_of = |data| Right { data, row: stride, panel: PANEL };
+        let turned = |data| Left { data, row: 1, step: cols };
+        multiply((cols, rows, dim), turned(scores), rows_of(g), (&mut dv[of_keys..], stride), true);
+        multiply((cols, rows, dim), turned(score_gradients), rows_of(q), (&mut dk[of_keys..], stride), true);
+        let left = Left { data: score_gradients, row: cols, step: 1 };
+        multiply((rows, cols, dim), left, rows_of(&k[of_keys..]), (&mut dq[from * stride..], stride), false);
     }
 }
 

@@ -1,5 +1,6 @@
 //! Attention and its adjoint against the definition and its differences in f64.
 
+use super::super::packed::Sequence;
 use super::*;
 use crate::model::blocks::{Rope, RopeStyle, Window};
 
@@ -30,18 +31,11 @@ const BASE: f64 = 50.0;
 
 impl Case {
     fn batch(&self) -> Packed {
+        let of_length =
+            |&len: &usize| Sequence { tokens: vec![0; len + 1], targets: [vec![false; len], vec![true]].concat() };
+        let sequences: Vec<Sequence> = self.lengths.iter().map(of_length).collect();
         let mut batch = Packed::default();
-        for &len in &self.lengths {
-            let start = batch.tokens.len();
-            batch.tokens.extend(vec![0; len]);
-            batch.positions.extend(0..len);
-            batch.sequences.push(start..start + len);
-        }
-        let rows = batch.rows();
-        for head in 0..self.heads.count {
-            let of_head = |range: &std::ops::Range<usize>| head * rows + range.start..head * rows + range.end;
-            batch.spans.extend(batch.sequences.iter().map(of_head));
-        }
+        batch.fill(sequences.iter(), 0, self.heads.count);
         batch
     }
 
