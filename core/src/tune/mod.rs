@@ -49,6 +49,6 @@ pub use parameterisation::{Rate, Segment, movement_unit};
 pub use schedule::{Schedule, Shape};
 pub use start::{Begin, Method, NewAdapter};
 pub use state::{Best, State};
-pub use target::{LayerRanges, Targets};
+pub use target::{LayerRanges, NamedShape, Targets};
 pub use trainer::{Budget, Trainer, TrainerOptions};
 pub use tuner::{Tuned, Tuner, TunerOptions};

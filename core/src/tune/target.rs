@@ -8,6 +8,9 @@ use crate::model::{LinearKind, Model};
 
 use super::TuneError;
 
+/// A module's name, and its outputs and inputs.
+pub type NamedShape = (String, (usize, usize));
+
 /// Linear layers by kind, in some layers or all.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Targets {
@@ -53,7 +56,7 @@ impl Targets {
     ///
     /// # Errors
     /// [`TuneError::Layer`] for a layer the model does not have; [`TuneError::Target`] for a kind it has nowhere.
-    pub fn modules(&self, model: &Model) -> Result<Vec<(String, (usize, usize))>, TuneError> {
+    pub fn modules(&self, model: &Model) -> Result<Vec<NamedShape>, TuneError> {
         let count = model.decoder().layers.len();
         let layers: Vec<usize> = match &self.layers {
             None => (0..count).collect(),
