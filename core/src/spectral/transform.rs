@@ -326,11 +326,7 @@ impl Widest for GradientLanes<'_> {
                 let g = scaled_bin(&upstream.bins[of_g[target.at()] as usize], scale, run.flips);
                 for (source, out) in sources.iter().zip(out) {
                     let x = &input.bins[of_x[source.at()] as usize];
-                    let mut sums = [0.0; LANES];
-                    for l in 0..LANES {
-                        sums[l] = fma::<F>(g.re[l], x.re[l], g.im[l] * x.im[l]);
-                    }
-                    *out += total(sums);
+                    *out += total(std::array::from_fn(|l| fma::<F>(g.re[l], x.re[l], g.im[l] * x.im[l])));
                 }
             }
         });

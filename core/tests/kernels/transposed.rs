@@ -136,36 +136,3 @@ fn nothing_in_is_nothing_out() {
     compute.matmul_transposed(&[(w, &[])], &mut out, &scratch);
     assert_eq!(out, [0.0; 4], "weights without rows give nothing");
 }
-
-#[test]
-#[ignore]
-fn speed() {
-    for (ty, rows, cols) in [
-        (GgmlType::Q4_1, 1536, 576),
-        (GgmlType::Q4_1, 576, 1536),
-        (GgmlType::Q6K, 640, 2048),
-        (GgmlType::Q4K, 640, 2048),
-        (GgmlType::Q5_0, 2048, 640),
-        (GgmlType::F32, 1536, 576),
-    ] {
-        for batch in [64, 150, 256] {
-            let case = Case::new(ty, rows, cols, batch, 5);
-            let g = gradients(batch, rows, 3);
-            for threads in [1, 2] {
-                let compute = compute(*detected_tiers().last().unwrap(), threads);
-                let scratch = TransposedScratch::new(threads);
-                let mut out = vec![0.0; batch * cols];
-                let mut best = f64::MAX;
-                for _ in 0..20 {
-                    let t = std::time::Instant::now();
-                    compute.matmul_transposed(&[(case.matrix(), &g)], &mut out, &scratch);
-                    best = best.min(t.elapsed().as_secs_f64());
-                }
-                println!(
-                    "{ty} {rows}x{cols} batch {batch} threads {threads}: {:.1} GFLOP/s",
-                    2.0 * (rows * cols * batch) as f64 / best / 1e9
-                );
-            }
-        }
-    }
-}

@@ -1,13 +1,11 @@
 //! One layer forward, keeping what its adjoint needs, and back.
 
-use half::f16;
-use half::slice::HalfFloatSliceExt;
-
 use super::super::blocks::{RmsNorm, Turn};
 use super::super::decoder::{Layer, Projection, ROWS_OF_A_TASK, Residual};
 use super::super::{ActiveAdapters, BoundAdapter, Decoder, LinearKind, ModelError};
 use super::adapters::{self, Pair, Scratch};
 use super::attention::{Inputs, into_rows};
+use super::halves::{each_part, to_halves};
 use super::packed::Packed;
 use super::plan::{Buffers, Slot};
 use crate::gguf::Gguf;
@@ -292,7 +290,7 @@ impl<'a> Context<'a> {
         let widths = outputs.each_ref().map(|(_, width)| *width);
         let chunks = outputs.map(|(data, width)| (data, ROWS_OF_A_TASK * width));
         for_each_chunk(self.compute.pool(), chunks, |_, index, chunks| {
-            let mut rows = chunks.map(|chunk| Some(chunk));
+            let mut rows = chunks.map(Some);
             for i in 0..ROWS_OF_A_TASK {
                 let mut widths = widths.iter();
                 let row = rows.each_mut().map(|rest| {
@@ -341,45 +339,6 @@ impl<'a> Context<'a> {
             norm.adjoint(self.gguf, &out[at.clone()], &residual[at], g);
         });
         buffer
-    }
-}
-
-/// The largest f16.
-const LARGEST_HALF: f32 = 65504.0;
-/// Elements of a row that are turned to f32 at a time.
-const PART: usize = 256;
-
-/// Keeps a row in f16; what is too large for it is kept as the largest there is.
-fn to_halves(row: &[f32], words: &mut [f32]) {
-    let halves: &mut [f16] = bytemuck::cast_slice_mut(words);
-    let mut part = [0.0; PART];
-    for (row, halves) in row.chunks(PART).zip(halves.chunks_mut(PART)) {
-        let part = &mut part[..row.len()];
-        part.iter_mut().zip(row).for_each(|(part, x)| *part = x.clamp(-LARGEST_HALF, LARGEST_HALF));
-        halves[..row.len()].convert_from_f32_slice(part);
-    }
-}
-
-/// A row of `inner` numbers that [`to_halves`] kept.
-fn halves(words: &[f32], row: usize, inner: usize) -> &[f16] {
-    let width = inner.div_ceil(2);
-    &bytemuck::cast_slice(&words[row * width..][..width])[..inner]
-}
-
-/// Calls `f` with parts of a row of gate and up, and where in the row they are.
-fn each_part(
-    row: usize,
-    inner: usize,
-    (gate, up): (&[f32], &[f32]),
-    mut f: impl FnMut(std::ops::Range<usize>, &[f32], &[f32]),
-) {
-    let (gate, up) = (halves(gate, row, inner), halves(up, row, inner));
-    let (mut gate_part, mut up_part) = ([0.0; PART], [0.0; PART]);
-    for (start, (gate, up)) in (0..inner).step_by(PART).zip(gate.chunks(PART).zip(up.chunks(PART))) {
-        let (gate_part, up_part) = (&mut gate_part[..gate.len()], &mut up_part[..up.len()]);
-        gate.convert_to_f32_slice(gate_part);
-        up.convert_to_f32_slice(up_part);
-        f(start..start + gate.len(), gate_part, up_part);
     }
 }
 

@@ -8,6 +8,7 @@
 
 mod adapters;
 mod attention;
+mod halves;
 mod head;
 mod layer;
 mod packed;
