@@ -35,7 +35,7 @@ enum Verb {
     Adapter(verbs::adapter::AdapterVerb),
     Delta(verbs::delta::Delta),
     Merge(verbs::merge::Merge),
-    Tune(verbs::tune::Tune),
+    Tune(Box<verbs::tune::Tune>),
     Params(verbs::params::Params),
     Bench(verbs::bench::Bench),
     Devices(verbs::devices::Devices),

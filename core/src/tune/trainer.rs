@@ -37,7 +37,8 @@ pub struct TrainerOptions {
     pub adam: AdamOptions,
     /// Largest norm of the gradient, in the rate's unit; `None` for any.
     pub clip: Option<f64>,
-    /// How often the held-out examples are scored, besides before and after.
+    /// How often the held-out examples are scored, besides before and after; less often where that would take more than a
+    /// tenth of a budget of time.
     pub evaluations: u32,
     /// Scorings in a row that may find no lower loss before the run stops; `None` for any number.
     pub patience: Option<u32>,
@@ -193,6 +194,7 @@ impl<'a> Trainer<'a> {
             let times = f64::from(self.options.evaluations + 1);
             if after < 1.0
                 && (after * times + 1e-9).floor() > (before * times + 1e-9).floor()
+                && self.affords_scoring(state)
                 && let Some(stop) = self.evaluate(state, clock, on_event)?
             {
                 return Ok(stop);
@@ -300,6 +302,16 @@ impl<'a> Trainer<'a> {
         state.elapsed = clock.seconds();
         on_event(&Event::Evaluated { step: state.step, heldout_loss: loss, best });
         Ok(None)
+    }
+
+    /// Whether one more scoring on the way leaves the most of a budget of time to learning.
+    fn affords_scoring(&self, state: &State) -> bool {
+        /// Share of a budget of time that scoring on the way may take.
+        const SHARE: f64 = 0.1;
+        match self.options.budget {
+            Budget::Steps(_) => true,
+            Budget::Seconds(seconds) => state.evaluations.len() as f64 * state.evaluation_seconds <= SHARE * seconds,
+        }
     }
 
     fn exhausted(&self, state: &State) -> bool {

@@ -1,4 +1,6 @@
-//! `timbre demo`: one prompt, three voices, and what each swap and token cost.
+//! `timbre demo`: one prompt, three voices, and what each swap and token cost; then a voice learnt on the spot.
+
+mod learn;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -13,7 +15,9 @@ use crate::output::{self, Outcome};
 
 /// Fetch a small base once, swap adapters live, show the cost
 #[derive(Args)]
-#[command(after_help = "Example:\n  timbre demo\n  TIMBRE_MODEL=smollm2.gguf timbre demo --prompt \"Define: hope\"")]
+#[command(
+    after_help = "Example:\n  timbre demo\n  TIMBRE_MODEL=smollm2.gguf timbre demo --prompt \"Define: hope\"\n  timbre demo --learn"
+)]
 pub struct Demo {
     #[command(flatten)]
     run: RunArgs,
@@ -23,6 +27,9 @@ pub struct Demo {
     /// Most tokens of a reply
     #[arg(short = 'n', long = "tokens", value_name = "N", default_value_t = 48)]
     tokens: usize,
+    /// Then learn from 200 short texts for so long, and answer again
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "60", value_parser = learn::seconds)]
+    learn: Option<f64>,
 }
 
 /// An adapter that travels inside the command: a PEFT directory's two files.
@@ -38,8 +45,8 @@ macro_rules! bundled {
         Bundled {
             name: $name,
             about: $about,
-            config: include_bytes!(concat!("../../../assets/adapters/", $name, "/adapter_config.json")),
-            weights: include_bytes!(concat!("../../../assets/adapters/", $name, "/adapter_model.safetensors")),
+            config: include_bytes!(concat!("../../../../assets/adapters/", $name, "/adapter_config.json")),
+            weights: include_bytes!(concat!("../../../../assets/adapters/", $name, "/adapter_model.safetensors")),
         }
     };
 }
@@ -126,9 +133,16 @@ impl Demo {
                 "\nmemory: {} anonymous (KV cache, activations, adapters), {} file-backed (the mapped model, the program)",
                 output::bytes(m.anon_bytes),
                 output::bytes(m.file_bytes)
-            )),
-            Err(error) => output::line(&format!("\nmemory: {error}")),
+            ))?,
+            Err(error) => output::line(&format!("\nmemory: {error}"))?,
         }
+        if let Some(seconds) = self.learn {
+            let learnt = learn::from_short_texts(&model, folder.path(), seconds)?;
+            output::line(&format!("\nprompt: {}", self.prompt))?;
+            self.answer(&mut session, &prompt, "before", ActiveAdapters::none())?;
+            self.answer(&mut session, &prompt, "after", ActiveAdapters::new(vec![(learnt, 1.0)])?)?;
+        }
+        Ok(())
     }
 
     /// Swaps to `adapters` and answers the prompt, printing as it comes.
