@@ -6,6 +6,8 @@ export TIMBRE_TEST_MODELS := env("TIMBRE_TEST_MODELS", justfile_directory() / "t
 python_packages := justfile_directory() / "target/python"
 # Python with llama-cpp-python, the peer of the benches.
 peers_python := env("TIMBRE_PEERS_PYTHON", justfile_directory() / "target/peers/bin/python")
+# Python with torch, transformers, peft and gguf, the peer in fine-tuning.
+torch_python := env("TIMBRE_TORCH_PYTHON", justfile_directory() / "target/torch/bin/python")
 python := if os() == "windows" { "python" } else { "python3" }
 
 _list:
@@ -66,6 +68,12 @@ _peers:
     {{ peers_python }} -c "import llama_cpp" || { {{ python }} -m venv target/peers && CMAKE_ARGS="-DGGML_NATIVE=ON" target/peers/bin/python -m pip install llama-cpp-python==0.3.36; }
     cargo build --release -p timbre-cli
     cargo build --release -p timbre-benches --examples
+
+# Fine-tune beside PEFT on the same file and texts (installs torch, once); Linux only
+bench-tune *arguments: models
+    {{ torch_python }} -c "import peft, gguf" || { {{ python }} -m venv target/torch && target/torch/bin/python -m pip install --quiet torch transformers peft==0.21.2 gguf; }
+    cargo build --release -p timbre-cli
+    {{ torch_python }} benches/peers/tune.py --model "{{ TIMBRE_TEST_MODELS }}/SmolLM2-135M-Instruct.Q4_1.gguf" --out benches/results/tune/smollm2-devil.json {{ arguments }}
 
 # Draw benches/results/chart.svg from what bench-peers recorded
 bench-chart:

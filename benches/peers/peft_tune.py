@@ -5,6 +5,7 @@ Needs `pip install torch transformers peft gguf`; the base is the GGUF file, dec
 newline included; or, of plain text, windows of tokens.
 
     peft_tune.py --model M.gguf --data F.{jsonl,txt} --heldout H.{jsonl,txt} --method fourierft|lora [--steps N] [--batch 4]
+    peft_tune.py --model M.gguf --heldout H.{jsonl,txt} --adapter DIR          only scores an adapter
 """
 
 import argparse
@@ -18,7 +19,7 @@ import tempfile
 import time
 
 import torch
-from peft import FourierFTConfig, LoraConfig, get_peft_model
+from peft import FourierFTConfig, LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
@@ -72,8 +73,9 @@ def heldout_loss(model, rows, batch):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", required=True)
-    parser.add_argument("--data", required=True)
+    parser.add_argument("--data")
     parser.add_argument("--heldout", required=True)
+    parser.add_argument("--adapter", help="a PEFT directory to score instead of training one")
     parser.add_argument("--method", choices=["fourierft", "lora"], default="fourierft")
     parser.add_argument("--steps", type=int, default=92)
     parser.add_argument("--batch", type=int, default=4)
@@ -92,6 +94,11 @@ def main():
     folder, name = os.path.split(os.path.abspath(args.model))
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
     base = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
+    if args.adapter:
+        held = examples(args.heldout, tokenizer, args.max_length)
+        model = PeftModel.from_pretrained(base, args.adapter)
+        print(json.dumps({"adapter": args.adapter, "heldout": heldout_loss(model, held, args.batch)}))
+        return
     targets = ["q_proj", "v_proj"]
     if args.method == "fourierft":
         config = FourierFTConfig(
