@@ -15,6 +15,7 @@ mod neon;
 
 use super::activations::Row;
 use super::panel::{MultiplyFn, UnpackFn};
+use super::transposed::DecodeFn;
 use super::{KernelError, Tier};
 use crate::gguf::GgmlType;
 
@@ -77,6 +78,8 @@ pub struct Kernels {
     pub kernel: fn(GgmlType) -> Kernel,
     /// The quantiser of activations.
     pub quantise: QuantiseFn,
+    /// What turns a storage format into panels of f32.
+    pub decoder: fn(GgmlType) -> DecodeFn,
 }
 
 impl Kernels {

@@ -14,8 +14,11 @@ use crate::kernels::formats::by_type;
 use plain::{Load, plain_panel};
 use unpack::Unpack;
 
-pub(super) const KERNELS: Kernels =
-    Kernels { kernel: |ty| by_type!(ty, quantised, plain)(), quantise: super::avx2::quantise };
+pub(super) const KERNELS: Kernels = Kernels {
+    kernel: |ty| by_type!(ty, quantised, plain)(),
+    quantise: super::avx2::quantise,
+    decoder: super::avx2::decoder,
+};
 
 /// Elements of a step.
 const STEP: usize = 256;

@@ -30,6 +30,7 @@ pub(super) fn kernels() -> Kernels {
             |ty| by_type!(ty, with_smmla, plain)()
         },
         quantise: quantise_row,
+        decoder: crate::kernels::transposed::decoder,
     }
 }
 

@@ -1,0 +1,46 @@
+//! Blocks decoded to panels of f32.
+
+use std::arch::x86_64::*;
+
+use super::RUN;
+use super::gemm::Repack;
+use crate::kernels::formats::GROUP;
+use crate::kernels::gemm::PANEL;
+
+/// Lanes of a vector.
+const LANES: usize = 8;
+
+/// See [`DecodeFn`](crate::kernels::transposed::DecodeFn).
+#[target_feature(enable = "avx2,fma,f16c")]
+pub unsafe fn decode<F: Repack>(
+    data: &[u8],
+    row_bytes: usize,
+    (start, cols): (usize, usize),
+    depth: usize,
+    out: &mut [f32],
+) {
+    const { assert!(GROUP == PANEL) };
+    for (k, row) in data.chunks_exact(row_bytes).enumerate() {
+        let blocks = &row[start / F::LEN * F::BYTES..][..cols / F::LEN * F::BYTES];
+        for (b, block) in blocks.chunks_exact(F::BYTES).enumerate() {
+            // SAFETY: the chunk is a whole block.
+            let (runs, scales, offsets) = unsafe { F::block(block.as_ptr()) };
+            for (r, run) in runs.into_iter().enumerate().take(F::LEN / RUN) {
+                for (half, bytes) in
+                    [_mm256_castsi256_si128(run), _mm256_extracti128_si256::<1>(run)].into_iter().enumerate()
+                {
+                    let group = r * (RUN / GROUP) + half;
+                    let (scale, offset) = (_mm256_set1_ps(scales[group]), _mm256_set1_ps(offsets[group]));
+                    let at = ((b * (F::LEN / GROUP) + group) * depth + k) * PANEL;
+                    let out = &mut out[at..at + PANEL];
+                    for (part, bytes) in [bytes, _mm_srli_si128::<8>(bytes)].into_iter().enumerate() {
+                        let lanes = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
+                        let values = _mm256_fmadd_ps(lanes, scale, offset);
+                        // SAFETY: the slice has as many elements as two vectors.
+                        unsafe { _mm256_storeu_ps(out.as_mut_ptr().add(part * LANES), values) };
+                    }
+                }
+            }
+        }
+    }
+}
