@@ -15,6 +15,7 @@ mod neon;
 
 use super::activations::Row;
 use super::panel::{MultiplyFn, UnpackFn};
+use super::transposed::DecodeFn;
 use super::{KernelError, Tier};
 use crate::gguf::GgmlType;
 
@@ -81,6 +82,8 @@ pub struct Kernels {
     pub quantise: QuantiseFn,
     /// Whether products read both planes in one.
     pub words: bool,
+    /// What turns a storage format into panels of f32.
+    pub decoder: fn(GgmlType) -> DecodeFn,
 }
 
 impl Kernels {

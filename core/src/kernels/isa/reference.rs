@@ -9,8 +9,12 @@ use crate::kernels::vector::{LANES, reduce};
 /// Elements decoded at a time, whole blocks of every format.
 const CHUNK: usize = MAX_BLOCK;
 
-pub(super) const KERNELS: Kernels =
-    Kernels { kernel: |ty| by_type!(ty, quantised, plain)(), quantise: quantise_row, words: false };
+pub(super) const KERNELS: Kernels = Kernels {
+    kernel: |ty| by_type!(ty, quantised, plain)(),
+    quantise: quantise_row,
+    decoder: crate::kernels::transposed::decoder,
+    words: false,
+};
 
 type Decode = fn(&[u8], &mut [f32]);
 

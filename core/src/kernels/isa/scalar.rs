@@ -4,8 +4,12 @@ use super::{Batched, Form, Kernel, Kernels};
 use crate::kernels::activations::{COARSE, Row, quantise_row};
 use crate::kernels::formats::{Format, GROUP, Lanes, Plain, by_type};
 
-pub(super) const KERNELS: Kernels =
-    Kernels { kernel: |ty| by_type!(ty, quantised, plain)(), quantise: quantise_row, words: false };
+pub(super) const KERNELS: Kernels = Kernels {
+    kernel: |ty| by_type!(ty, quantised, plain)(),
+    quantise: quantise_row,
+    decoder: crate::kernels::transposed::decoder,
+    words: false,
+};
 
 fn quantised<F: Format>() -> Kernel {
     Kernel { form: Form::Int8, one: panel::<F, 1>, batch: Batched::Four(panel::<F, 4>) }

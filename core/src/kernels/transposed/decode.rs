@@ -8,10 +8,13 @@ use crate::gguf::GgmlType;
 /// Decodes columns `start..start + cols` of the rows in the first argument, each as many bytes long as the second says, into
 /// panels: row k of panel p at `out[(p · depth + k) · PANEL..]`, `depth` at least the number of rows. `start` and `cols` are
 /// multiples of the block length; what a last panel has beyond the columns is zero.
-pub(super) type DecodeFn = fn(&[u8], usize, (usize, usize), usize, &mut [f32]);
+///
+/// # Safety
+/// The CPU must run the tier that the function belongs to.
+pub type DecodeFn = unsafe fn(&[u8], usize, (usize, usize), usize, &mut [f32]);
 
-/// The decoder of a storage type.
-pub(super) fn decoder(ty: GgmlType) -> DecodeFn {
+/// The portable decoder of a storage type.
+pub fn decoder(ty: GgmlType) -> DecodeFn {
     by_type!(ty, quantised, plain)
 }
 
@@ -20,7 +23,8 @@ fn quantised<F: Format>(data: &[u8], row_bytes: usize, columns: (usize, usize), 
     widest(Quantised::<F> { data, row_bytes, columns, depth, out, format: std::marker::PhantomData });
 }
 
-fn plain<P: Plain>(data: &[u8], row_bytes: usize, columns: (usize, usize), depth: usize, out: &mut [f32]) {
+/// Decodes numbers as they are; see [`DecodeFn`].
+pub fn plain<P: Plain>(data: &[u8], row_bytes: usize, columns: (usize, usize), depth: usize, out: &mut [f32]) {
     widest(Elements::<P> { data, row_bytes, columns, depth, out, format: std::marker::PhantomData });
 }
 

@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::gemm::{PANEL, Product, set_of};
 use super::{Aligned, Compute, Matrix};
-use decode::decoder;
+pub use decode::{DecodeFn, decoder, plain};
 
 /// Decoded elements that a worker holds: 64 KB, so that they and the rows of g they are multiplied with stay in the second-level
 /// cache.
@@ -70,10 +70,11 @@ impl Compute {
             let depth = HELD / width.next_multiple_of(PANEL);
             let mut accumulate = false;
             for (w, g) in pairs {
-                let decode = decoder(w.ty());
+                let decode = (self.kernels().decoder)(w.ty());
                 for from in (0..w.rows()).step_by(depth) {
                     let to = w.rows().min(from + depth);
-                    decode(w.row_range(from, to), w.row_bytes(), (start, width), depth, &mut held);
+                    // SAFETY: a `Compute` of this tier exists, so the CPU runs it.
+                    unsafe { decode(w.row_range(from, to), w.row_bytes(), (start, width), depth, &mut held) };
                     let product = Product {
                         a: (g[from..].as_ptr(), w.rows(), 1),
                         b: (held.as_ptr(), PANEL, depth * PANEL),

@@ -7,6 +7,7 @@
 
 use std::arch::x86_64::*;
 
+mod decode;
 mod gemm;
 mod gemv;
 mod plain;
@@ -14,14 +15,24 @@ mod quantise;
 mod unpack;
 
 use super::{Batched, Form, Kernel, Kernels};
+use crate::gguf::GgmlType;
 use crate::kernels::formats::by_type;
+use crate::kernels::transposed::DecodeFn;
 use gemm::Repack;
 use gemv::Dot;
 use plain::{Load, plain_panel};
 
 pub(super) use quantise::quantise;
 
-pub(super) const KERNELS: Kernels = Kernels { kernel: |ty| by_type!(ty, quantised, plain)(), quantise, words: true };
+pub(super) const KERNELS: Kernels =
+    Kernels { kernel: |ty| by_type!(ty, quantised, plain)(), quantise, decoder, words: true };
+
+/// The decoder of a storage type.
+pub(super) fn decoder(ty: GgmlType) -> DecodeFn {
+    use crate::kernels::transposed::plain;
+    use decode::decode as quantised;
+    by_type!(ty, quantised, plain)
+}
 
 /// Lanes of a run.
 const RUN: usize = 32;

@@ -15,8 +15,12 @@ use crate::kernels::panel::CHUNK;
 use plain::{Load, plain_panel};
 use unpack::Unpack;
 
-pub(super) const KERNELS: Kernels =
-    Kernels { kernel: |ty| by_type!(ty, quantised, plain)(), quantise: super::avx2::quantise, words: false };
+pub(super) const KERNELS: Kernels = Kernels {
+    kernel: |ty| by_type!(ty, quantised, plain)(),
+    quantise: super::avx2::quantise,
+    decoder: super::avx2::decoder,
+    words: false,
+};
 
 /// Elements of a step.
 const STEP: usize = 256;

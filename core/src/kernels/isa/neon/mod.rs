@@ -32,6 +32,7 @@ pub(super) fn kernels() -> Kernels {
         },
         quantise: quantise_row,
         words: false,
+        decoder: crate::kernels::transposed::decoder,
     }
 }
 
