@@ -14,8 +14,11 @@ pub use decode::{DecodeFn, decoder, plain};
 /// Decoded elements that a worker holds: 64 KB, so that they and the rows of g they are multiplied with stay in the second-level
 /// cache.
 const HELD: usize = 1 << 14;
-/// Columns of a strip, where its blocks are no longer: two panels.
+/// Columns of a strip at least: two panels, and a block of most formats.
 const STRIP: usize = 2 * PANEL;
+/// Columns of a strip at most, unless a block is longer: what lies between the strip's blocks of one row and of the next is
+/// brought in for nothing.
+const WIDE: usize = 4 * STRIP;
 
 /// What the products need per worker.
 #[derive(Debug)]
@@ -60,7 +63,8 @@ impl Compute {
         }
         assert!(scratch.workers.len() >= self.threads(), "scratch of fewer threads");
         // Block lengths divide one another.
-        let strip = pairs.iter().map(|(w, _)| w.ty().block_len()).fold(STRIP, usize::max);
+        let least = pairs.iter().map(|(w, _)| w.ty().block_len()).fold(STRIP, usize::max);
+        let strip = strip(cols, least, self.threads());
         let set = set_of(self.tier());
         let target = Target(out.as_mut_ptr());
         self.pool().run_indexed(cols.div_ceil(strip), &|worker, task| {
@@ -95,6 +99,13 @@ impl Compute {
     }
 }
 
+/// Columns of a strip, a multiple of `least`: with which the thread that has most to do has least, and of those the widest.
+fn strip(cols: usize, least: usize, threads: usize) -> usize {
+    let longest = |strip: usize| cols.div_ceil(strip).div_ceil(threads) * strip;
+    let strips = (1..=(WIDE / least).max(1)).rev().map(|count| count * least);
+    strips.min_by_key(|&strip| longest(strip)).unwrap_or(least)
+}
+
 /// An output that tasks write disjoint columns of.
 struct Target(*mut f32);
 
@@ -105,5 +116,20 @@ impl Target {
     /// The first row's element in this column.
     fn at(&self, column: usize) -> *mut f32 {
         self.0.wrapping_add(column)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::strip;
+
+    #[test]
+    fn strips_are_wide_where_threads_stay_even() {
+        assert_eq!(strip(576, 32, 1), 96);
+        assert_eq!(strip(576, 32, 2), 96);
+        assert_eq!(strip(1536, 32, 2), 128);
+        assert_eq!(strip(576, 32, 18), 32);
+        assert_eq!(strip(2048, 256, 4), 256);
+        assert_eq!(strip(5, 32, 4), 32);
     }
 }

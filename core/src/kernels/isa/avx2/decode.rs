@@ -8,6 +8,10 @@ use crate::kernels::gemm::PANEL;
 
 /// Lanes of a vector.
 const LANES: usize = 8;
+/// Rows that are asked for before they are needed.
+const AHEAD: usize = 12;
+/// Bytes of a cache line.
+const LINE: usize = 64;
 
 /// See [`DecodeFn`](crate::kernels::transposed::DecodeFn).
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -21,6 +25,10 @@ pub unsafe fn decode<F: Repack>(
     const { assert!(GROUP == PANEL) };
     for (k, row) in data.chunks_exact(row_bytes).enumerate() {
         let blocks = &row[start / F::LEN * F::BYTES..][..cols / F::LEN * F::BYTES];
+        // Rows lie too far apart for the hardware to foresee. Prefetching reads nothing, wherever the address is.
+        for line in (0..blocks.len()).step_by(LINE) {
+            _mm_prefetch::<_MM_HINT_T0>(blocks.as_ptr().wrapping_add(AHEAD * row_bytes + line).cast());
+        }
         for (b, block) in blocks.chunks_exact(F::BYTES).enumerate() {
             // SAFETY: the chunk is a whole block.
             let unpacked = unsafe { F::block(block.as_ptr()) };
