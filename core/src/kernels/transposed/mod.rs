@@ -9,7 +9,9 @@ use std::sync::{Mutex, PoisonError};
 
 use super::gemm::{PANEL, Product, set_of};
 use super::{Aligned, Compute, Matrix};
-pub use decode::{DecodeFn, decoder, plain};
+#[cfg(target_arch = "x86_64")]
+pub use decode::plain;
+pub use decode::{DecodeFn, decoder};
 
 /// Decoded elements that a worker holds: 64 KB, so that they and the rows of g they are multiplied with stay in the second-level
 /// cache.
