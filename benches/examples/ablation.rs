@@ -2,9 +2,10 @@
 //! SmolLM2 and entries of *The Devil's Dictionary*.
 //!
 //! ```text
-//! ablation --model M.gguf [--steps 92] [-t 2] [--seed 2024] [--out benches/results/ablation/smollm2-devil.json]
+//! ablation --model M.gguf [--steps 92] [-t 2] [--seed 2024] [--first 7] [--out F.json]
 //! ```
 //!
+//! `--first` runs so many of the variants alone; `--out` is benches/results/ablation/smollm2-devil.json unless given.
 //! Every run learns n = 1000 coefficients of q and v of every layer with α = 300, begins at the base model, and has the same
 //! seed, examples and learning rate for a coefficient, which makes the same RMS of ΔW in every basis (`timbre_benches::basis`).
 
@@ -142,11 +143,12 @@ fn argument(name: &str) -> Option<String> {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let usage = "usage: ablation --model M.gguf [--steps 92] [-t 2] [--seed 2024] [--out F.json]";
+    let usage = "usage: ablation --model M.gguf [--steps 92] [-t 2] [--seed 2024] [--first 7] [--out F.json]";
     let path = PathBuf::from(argument("--model").ok_or(usage)?);
     let steps = argument("--steps").map_or(Ok(92), |v| v.parse())?;
     let threads = argument("-t").map_or(Ok(2), |v| v.parse())?;
     let seed = argument("--seed").map_or(Ok(2024), |v| v.parse())?;
+    let first = argument("--first").map_or(Ok(VARIANTS.len()), |v| v.parse())?;
     let benches = Path::new(env!("CARGO_MANIFEST_DIR"));
     let out = argument("--out").map_or_else(|| benches.join("results/ablation/smollm2-devil.json"), PathBuf::from);
 
@@ -157,7 +159,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     println!("| basis | entries | held-out loss before → after |\n|---|---|---|");
     let mut runs = Vec::new();
-    for variant in VARIANTS {
+    for variant in VARIANTS.into_iter().take(first) {
         let row = run(&model, &data, variant, steps, seed)?;
         let number = |key: &str| row[key].as_f64().unwrap_or(f64::NAN);
         let (before, after) = (number("heldout_before"), number("heldout_after"));

@@ -30,10 +30,11 @@ fn delta(kind: Vectors, (rows, cols, n): (usize, usize, usize), c: &[f32]) -> (A
 fn naive(basis: &Basis, (rows, cols, n): (usize, usize, usize), c: &[f32]) -> Vec<f64> {
     let factor = ALPHA / (rows * cols) as f64 / 2f64.sqrt();
     let mut out = vec![0.0; rows * cols];
-    for l in 0..n {
+    assert_eq!(c.len(), n);
+    for (l, c) in c.iter().enumerate() {
         let (left, right) = basis.vectors(l);
         for (i, out) in out.iter_mut().enumerate() {
-            *out += factor * f64::from(c[l]) * f64::from(left[i / cols]) * f64::from(right[i % cols]);
+            *out += factor * f64::from(*c) * f64::from(left[i / cols]) * f64::from(right[i % cols]);
         }
     }
     out
