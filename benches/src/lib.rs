@@ -1,5 +1,7 @@
 //! What the benches share.
 
+pub mod basis;
+
 /// `n` deterministic values in −1..1.
 pub fn noise(n: usize, seed: u32) -> Vec<f32> {
     let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(1);
