@@ -150,6 +150,7 @@ fn what_cannot_be_meant_is_a_usage_error() {
         (&["--layers", "30"], "layer 30 is not in this model"),
         (&["--alpha", "0"], "alpha is 0"),
         (&["--max-length", "2"], "maximum length is 2"),
+        (&["--ctx", "64"], "--ctx and --kv do not apply"),
     ] {
         run(&out, arguments).fails(2, words);
     }

@@ -98,7 +98,7 @@ pub struct Tune {
     base_name: Option<String>,
 
     /// Learning rate of FourierFT: RMS that a step adds to a layer's output, for input of RMS 1, whatever its size, n and alpha
-    /// [default: 0.02]; of LoRA: the step of each element of A and B [default: 0.001]
+    /// [default: 0.03]; of LoRA: the step of each element of A and B [default: 0.001]
     #[arg(long, value_name = "RATE", conflicts_with = "coefficient_lr")]
     lr: Option<f64>,
     /// Learning rate as PEFT has it: the step of every coefficient

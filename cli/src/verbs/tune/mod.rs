@@ -34,6 +34,9 @@ impl Tune {
     }
 
     fn fine_tune(self) -> Outcome {
+        if self.model.run.ctx.is_some() || self.model.run.kv.is_some() {
+            return Err(Usage("tuning keeps no cache of keys and values: --ctx and --kv do not apply".into()).into());
+        }
         let peak = PeakAnon::start(SAMPLE).ok();
         let model = self.model.open()?;
         let start = self.start(&model)?;
