@@ -58,6 +58,7 @@ def main():
     parser.add_argument("--steps", type=int, default=92)
     parser.add_argument("-t", type=int, default=2)
     parser.add_argument("--out", default=None)
+    parser.add_argument("--only", help="measure one contender anew (\"timbre, lora\"), the others stay as --out has them")
     args = parser.parse_args()
     name, kind = os.path.splitext(args.data)
     data, heldout = (os.path.join(DATA, f"{name}.{part}{kind}") for part in ("train", "heldout"))
@@ -65,8 +66,13 @@ def main():
         cpu = next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
     result = {"cpu": cpu, "threads": args.t, "model": os.path.basename(args.model), "data": args.data, "steps": args.steps}
     runs = result["runs"] = {}
+    if args.only:
+        with open(args.out, encoding="utf-8") as file:
+            runs.update(json.load(file)["runs"])
     for method in ("fourier", "lora"):
         for who, run in (("timbre", timbre), ("peft", peft)):
+            if args.only not in (None, f"{who}, {method}"):
+                continue
             row = runs[f"{who}, {method}"] = run(args, data, heldout, method)
             print(f"{who}, {method}: {json.dumps(row)}", file=sys.stderr)
     text = json.dumps(result, indent=2)
