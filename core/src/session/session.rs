@@ -110,7 +110,7 @@ impl Session {
     pub fn set_adapters(&mut self, adapters: ActiveAdapters, policy: SwapPolicy) -> Result<(), SessionError> {
         let begin = Instant::now();
         if let Some((bound, _)) = adapters.list().first()
-            && bound.base_fingerprint() != self.model.gguf().fingerprint()
+            && !bound.is_for(self.model.gguf())
         {
             let adapter = bound.name().to_owned();
             return Err(ModelError::ForeignAdapter { adapter }.into());

@@ -122,8 +122,7 @@ impl GradientPass {
     ) -> Result<Loss, ModelError> {
         let model = Arc::clone(&self.model);
         packed::check(sequences, self.plan.rows, model.decoder().vocab)?;
-        let base = model.gguf().fingerprint();
-        if let Some((stray, _)) = adapters.list().iter().find(|(bound, _)| bound.base_fingerprint() != base) {
+        if let Some((stray, _)) = adapters.list().iter().find(|(bound, _)| !bound.is_for(model.gguf())) {
             return Err(ModelError::ForeignAdapter { adapter: stray.name().to_owned() });
         }
         let layers = model.decoder().layers.len();
