@@ -1,7 +1,8 @@
 //! Where a model runs.
 
 /// Where a model runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Backend {
     /// On the CPU.
     #[default]

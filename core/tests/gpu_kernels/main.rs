@@ -58,7 +58,10 @@ impl Case {
             let largest = w.iter().fold(0f32, |m, w| m.max(w.abs()));
             let loose = f64::from(largest) * x.iter().map(|x| f64::from(x.abs())).sum::<f64>();
             let bound = ROUNDING * size.max(loose);
-            assert!((f64::from(got) - want).abs() <= bound, "{label}, row {m}, output {r}: {got} for {want} ± {bound:e}");
+            assert!(
+                (f64::from(got) - want).abs() <= bound,
+                "{label}, row {m}, output {r}: {got} for {want} ± {bound:e}"
+            );
         }
     }
 }
@@ -189,12 +192,7 @@ fn norms_and_residuals_are_the_cpus() {
             let on_x = gpu.upload("x", &x).unwrap();
             let on_out = gpu.upload("out", &out).unwrap();
             let normed = gpu.storage("normed", (rows * cols * 4) as u64).unwrap();
-            let on = NormBuffers {
-                vectors: vectors.all(),
-                x: on_x.all(),
-                out: on_out.all(),
-                normed: normed.all(),
-            };
+            let on = NormBuffers { vectors: vectors.all(), x: on_x.all(), out: on_out.all(), normed: normed.all() };
             let post_at = has_post.then_some((cols, 1e-5));
             let norm = GpuNorm::bind(&gpu, on, cols, has_out, post_at, (0, 1e-6)).unwrap();
             let mut recorder = Recorder::new(&gpu);
@@ -341,7 +339,8 @@ fn attention_is_its_definition() {
                     let mut out = x.to_vec();
                     for (at, head) in out.chunks_exact_mut(dim).enumerate() {
                         if let Some(eps) = normed {
-                            vector::rms_norm(&head.to_vec(), weight, eps, head);
+                            let own = head.to_vec();
+                            vector::rms_norm(&own, weight, eps, head);
                         }
                         rope.apply(head, dim, &tables[4 + at * dim / width * len..][..len]);
                     }

@@ -105,8 +105,8 @@ fn attend(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) w
     let seen_to = start + (first_slot + count - 1u) / heads.group + 1u;
     let tiles = (seen_to - seen_from + TILE - 1u) / TILE;
     let tiles_a_span = (tiles + heads.spans - 1u) / heads.spans;
-    let from = seen_from + workgroup.z * tiles_a_span * TILE;
-    let to = min(from + tiles_a_span * TILE, seen_to);
+    let begin = seen_from + workgroup.z * tiles_a_span * TILE;
+    let to = min(begin + tiles_a_span * TILE, seen_to);
 
     // For the scores a thread is a position of the tile and every fourth slot; for the softmax a slot and TILE · SLOTS / THREADS
     // positions; for the mix some quads of the slots' heads.
@@ -121,7 +121,7 @@ fn attend(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) w
         acc[i] = vec4<f32>(0.0);
     }
     workgroupBarrier();
-    for (var tile = from; tile < to; tile += TILE) {
+    for (var tile = begin; tile < to; tile += TILE) {
         let position = tile + place;
         var dots: array<f32, 4>;
         for (var i = 0u; i < SLOTS / 4u; i += 1u) {

@@ -3,7 +3,7 @@
 //
 //   advance   workgroups: rows (1, rows)
 //
-// x and out are rows × cols and taken from row `from` on, normed is rows × cols from row 0 on.
+// x and out are rows × cols and taken from row `base` on, normed is rows × cols from row 0 on.
 // CPU: Residual::add, kernels::vector::rms_norm.
 
 // Whether there is a block before, and whether its output is normed.
@@ -17,7 +17,7 @@ struct Norm {
     // Where in `vectors`, in fours, the weights of the two norms begin.
     post: u32,
     weight: u32,
-    from: u32,
+    base: u32,
     post_eps: f32,
     eps: f32,
 }
@@ -49,7 +49,7 @@ fn inverse_root(thread: u32, own: f32, eps: f32) -> f32 {
 @compute @workgroup_size(256)
 fn advance(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) group: vec3<u32>) {
     let quads = norm.cols / 4u;
-    let at = (norm.from + group.y) * quads;
+    let at = (norm.base + group.y) * quads;
     var factor = 1.0;
     if (OUT && POST) {
         var sum = 0.0;

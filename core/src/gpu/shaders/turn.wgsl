@@ -91,14 +91,14 @@ fn turn(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) gro
     let of_q = group.x < heads.count;
     let of_k = !of_q && group.x < heads.count + heads.kv;
     let index = group.x - select(select(heads.count + heads.kv, heads.count, of_k), 0u, of_q);
-    let from = (row * select(heads.kv, heads.count, of_q) + index) * DIM;
+    let base = (row * select(heads.kv, heads.count, of_q) + index) * DIM;
     for (var i = thread; i < DIM; i += THREADS) {
         if (of_q) {
-            head[i] = q[from + i];
+            head[i] = q[base + i];
         } else if (of_k) {
-            head[i] = k[from + i];
+            head[i] = k[base + i];
         } else {
-            head[i] = v[from + i];
+            head[i] = v[base + i];
         }
     }
     workgroupBarrier();
@@ -115,7 +115,7 @@ fn turn(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) gro
     workgroupBarrier();
     if (of_q) {
         for (var i = thread; i < DIM; i += THREADS) {
-            q[from + i] = head[i] * heads.scale;
+            q[base + i] = head[i] * heads.scale;
         }
         return;
     }

@@ -121,8 +121,7 @@ impl GpuAttention {
         let ((q_at, q_eps), (k_at, k_eps)) = (norm(q_norm), norm(k_norm));
         let (count, kv) = (heads.count as u32, heads.kv as u32);
         let scale = heads.scale.to_bits();
-        let params =
-            [count, kv, angles as u32, table as u32, q_at, k_at, q_eps, k_eps, scale, start as u32, 0, 0];
+        let params = [count, kv, angles as u32, table as u32, q_at, k_at, q_eps, k_eps, scale, start as u32, 0, 0];
         recorder.run(&self.turn, &params, [count + 2 * kv, rows as u32, 1]);
 
         let (slots, bound) = match rows * heads.group() > FEWEST_SLOTS {

@@ -1,7 +1,5 @@
 //! The forward pass on the device: one record, one submission a batch.
 
-use std::sync::PoisonError;
-
 use crate::gguf::Gguf;
 use crate::gpu::Recorder;
 use crate::kernels::vector;
@@ -63,10 +61,7 @@ impl GpuState {
     /// One batch through every layer, and the logits of one of its rows.
     fn run(&mut self, pass: &mut GpuPass<'_>, tokens: &[u32], row: Option<usize>) -> Result<(), ModelError> {
         let model = self.model.clone();
-        let suspended = model.suspended.read().unwrap_or_else(PoisonError::into_inner);
-        if *suspended {
-            return Err(ModelError::GpuSuspended);
-        }
+        let submitting = model.suspension.submitting()?;
         let gpu = model.gpu();
         self.stage(pass.decoder, tokens);
         gpu.write(&self.rows.step, 0, &self.staged)?;
@@ -79,7 +74,7 @@ impl GpuState {
         self.record_head(&mut recorder, row, 1);
         let readback = recorder.read(&self.rows.logits, 0, size_of_val(pass.logits))?;
         recorder.submit()?;
-        drop(suspended);
+        drop(submitting);
         readback.wait(pass.logits)?;
         finish(pass.decoder, self.len + row, pass.logits)
     }
@@ -98,15 +93,12 @@ impl GpuState {
         for first in (0..rows).step_by(HEAD_ROWS) {
             let count = HEAD_ROWS.min(rows - first);
             let logits = &mut logits[..count * vocab];
-            let suspended = model.suspended.read().unwrap_or_else(PoisonError::into_inner);
-            if *suspended {
-                return Err(ModelError::GpuSuspended);
-            }
+            let submitting = model.suspension.submitting()?;
             let mut recorder = Recorder::new(model.gpu());
             self.record_head(&mut recorder, first, count);
             let readback = recorder.read(&self.rows.logits, 0, size_of_val(logits))?;
             recorder.submit()?;
-            drop(suspended);
+            drop(submitting);
             readback.wait(logits)?;
             for (i, logits) in logits.chunks_exact_mut(vocab).enumerate() {
                 finish(pass.decoder, self.len + first + i, logits)?;

@@ -126,9 +126,8 @@ impl GpuMatrix {
     /// As [`Self::product`].
     pub fn lookup(&self, gpu: &Gpu, scale: f32, tokens: Binding<'_>, y: Binding<'_>) -> Result<Lookup, GpuError> {
         let kernel = kernels::lookup(gpu, self.ty)?;
-        let bind = |part: &Part| {
-            Ok((self.params(part, None, scale), kernel.bind(gpu, &[part.blocks.all(), tokens, y])?))
-        };
+        let bind =
+            |part: &Part| Ok((self.params(part, None, scale), kernel.bind(gpu, &[part.blocks.all(), tokens, y])?));
         let parts = self.parts.iter().map(bind).collect::<Result<_, GpuError>>()?;
         Ok(Lookup { parts, units: self.cols.div_ceil(UNIT) })
     }

@@ -236,13 +236,7 @@ impl LayerBounds {
 
 impl Rows {
     /// What a block begins with, over these rows.
-    fn norm(
-        &self,
-        model: &GpuModel,
-        out: bool,
-        post: Option<NormAt>,
-        norm: NormAt,
-    ) -> Result<GpuNorm, GpuError> {
+    fn norm(&self, model: &GpuModel, out: bool, post: Option<NormAt>, norm: NormAt) -> Result<GpuNorm, GpuError> {
         let (x, out_rows, normed) = (self.x.all(), self.out.all(), self.normed.all());
         let on = NormBuffers { vectors: model.vectors.all(), x, out: out_rows, normed };
         GpuNorm::bind(model.gpu(), on, model.embedding.shape().1, out, post, norm)

@@ -1,6 +1,6 @@
 //! [`GpuModel`]: a model's weights on a device.
 
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 
 use crate::gguf::Gguf;
 use crate::gpu::{Gpu, GpuBuffer, GpuError};
@@ -10,6 +10,7 @@ use super::super::decoder::Layer;
 use super::super::weights::{LinearKind, Vector};
 use super::super::{Decoder, ModelError};
 use super::matrix::{GRAIN, GpuMatrix};
+use super::slot::Suspension;
 
 /// The weights of a model on one device, uploaded once and shared by every session.
 #[derive(Debug)]
@@ -23,8 +24,7 @@ pub struct GpuModel {
     pub(super) vectors: GpuBuffer,
     pub(super) norm: usize,
     bytes: u64,
-    /// Whether nothing may be submitted; a submission holds it for reading.
-    pub(super) suspended: RwLock<bool>,
+    pub(super) suspension: Arc<Suspension>,
 }
 
 /// One layer's matrices, by [`LinearKind`], and where its vectors begin.
@@ -70,7 +70,12 @@ impl GpuModel {
     /// # Errors
     /// [`ModelError::Gpu`]: the device lacks memory or is lost, or cannot bind a shape of the model's;
     /// [`ModelError::Gguf`] if the file changed.
-    pub fn upload(gpu: &Arc<Gpu>, gguf: &Gguf, decoder: &Decoder) -> Result<Self, ModelError> {
+    pub fn upload(
+        gpu: &Arc<Gpu>,
+        gguf: &Gguf,
+        decoder: &Decoder,
+        suspension: Arc<Suspension>,
+    ) -> Result<Self, ModelError> {
         gguf.check_unchanged()?;
         let dim = |what: &str, found: usize| match found.is_multiple_of(GRAIN) {
             true => Ok(()),
@@ -101,7 +106,7 @@ impl GpuModel {
         let vectors = gpu.upload("norms and biases", &vectors.values)?;
         bytes += vectors.bytes();
         let gpu = Arc::clone(gpu);
-        Ok(Self { gpu, embedding, head, layers, vectors, norm, bytes, suspended: RwLock::new(false) })
+        Ok(Self { gpu, embedding, head, layers, vectors, norm, bytes, suspension })
     }
 
     /// The device.
@@ -114,23 +119,9 @@ impl GpuModel {
         self.bytes
     }
 
-    /// Submits nothing from now on, until [`resume`](Self::resume): every session goes on on the CPU. Returns once the device
-    /// has nothing of this model's left to do. For apps that go to the background, where work on the GPU ends the process.
-    pub fn suspend(&self) {
-        let mut suspended = self.suspended.write().unwrap_or_else(std::sync::PoisonError::into_inner);
-        *suspended = true;
-        // A device that is lost has nothing to do either.
-        let _ = self.gpu.wait();
-    }
-
-    /// Lets sessions submit again.
-    pub fn resume(&self) {
-        *self.suspended.write().unwrap_or_else(std::sync::PoisonError::into_inner) = false;
-    }
-
     /// Whether nothing may be submitted.
     pub fn is_suspended(&self) -> bool {
-        *self.suspended.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.suspension.is_on()
     }
 }
 
@@ -141,8 +132,7 @@ impl GpuLayer {
         vectors: &mut Vectors<'_>,
     ) -> Result<Self, ModelError> {
         let [q, k, v, o, gate, up, down] = LinearKind::ALL.map(|kind| layer.linear(kind));
-        let linears =
-            [matrix(q)?, matrix(k)?, matrix(v)?, matrix(o)?, matrix(gate)?, matrix(up)?, matrix(down)?];
+        let linears = [matrix(q)?, matrix(k)?, matrix(v)?, matrix(o)?, matrix(gate)?, matrix(up)?, matrix(down)?];
         let biases = [q, k, v, o, gate, up, down].map(|linear| linear.bias.as_ref().map(|bias| vectors.add(bias)));
         Ok(Self {
             linears,
