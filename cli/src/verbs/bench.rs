@@ -300,10 +300,11 @@ impl Report {
         }
         if let Some(m) = &self.device_memory {
             output::line(&format!(
-                "device   {} of weights, {} of KV cache, {} of buffers",
+                "device   {} of weights, {} of KV cache, {} of buffers, {} for adapters",
                 output::bytes(m.weights_bytes),
                 output::bytes(m.kv_bytes),
-                output::bytes(m.scratch_bytes)
+                output::bytes(m.scratch_bytes),
+                output::bytes(m.adapter_bytes)
             ))?;
         }
         output::line(&format!("weights  {} read a token", output::bytes(self.weight_bytes_per_token)))?;

@@ -185,6 +185,12 @@ pub enum ModelError {
         /// The type asked for.
         kv: &'static str,
     },
+    /// An adapter whose kind of change only the CPU has.
+    #[error("adapter {adapter:?} has changes of a kind that is not supported on a GPU")]
+    GpuAdapter {
+        /// The adapter.
+        adapter: String,
+    },
     /// A GPU was asked for, and this build has none.
     #[error("this build has no GPU backend")]
     NoGpuBackend,

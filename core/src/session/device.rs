@@ -15,6 +15,8 @@ pub struct DeviceMemory {
     pub kv_bytes: u64,
     /// Buffers of a batch, logits included.
     pub scratch_bytes: u64,
+    /// Adapters' numbers, and the buffers of their transforms.
+    pub adapter_bytes: u64,
 }
 
 /// A session's keys, values and buffers on a GPU, where it has them. Without the `gpu` feature it never does.
@@ -57,13 +59,20 @@ impl Device {
         None
     }
 
-    pub fn set_adapters(&mut self, _: &ActiveAdapters) {}
+    pub fn set_adapters(&mut self, _: &Model, _: &ActiveAdapters) {}
 
     pub fn fall_back(&mut self, _: ModelError) -> Result<(), ModelError> {
         Ok(())
     }
 
-    pub fn forward(&mut self, _: &Model, _: &[u32], _: Wanted<'_>, _: &mut [f32]) -> Result<(), ModelError> {
+    pub fn forward(
+        &mut self,
+        _: &Model,
+        _: &ActiveAdapters,
+        _: &[u32],
+        _: Wanted<'_>,
+        _: &mut [f32],
+    ) -> Result<(), ModelError> {
         Err(ModelError::NoGpuBackend)
     }
 }
@@ -121,6 +130,7 @@ impl Device {
             weights_bytes: state.model().bytes(),
             kv_bytes: state.kv_bytes(),
             scratch_bytes: state.scratch_bytes(),
+            adapter_bytes: state.adapter_bytes(),
         })
     }
 
@@ -129,10 +139,16 @@ impl Device {
         self.state.as_ref().map(|state| &*state.model().gpu().info().name)
     }
 
-    /// Makes these the adapters of the next token. One that the device cannot run sends the session to the CPU.
-    pub fn set_adapters(&mut self, adapters: &ActiveAdapters) {
-        if !adapters.is_empty() {
-            self.state = None;
+    /// Makes these the adapters of the next token. Adapters that the device cannot run send the session to the CPU.
+    pub fn set_adapters(&mut self, model: &Model, adapters: &ActiveAdapters) {
+        let Some(state) = &mut self.state else { return };
+        match state.set_adapters(model.decoder(), adapters) {
+            // While suspended the session is on the CPU; afterwards the next pass sets them.
+            Ok(()) | Err(ModelError::GpuSuspended) => {}
+            Err(error) => {
+                self.state = None;
+                self.fallback = Some(error);
+            }
         }
     }
 
@@ -142,7 +158,11 @@ impl Device {
         match error {
             ModelError::GpuSuspended => {}
             // If it is the model and not the device, the CPU will say so.
-            ModelError::Gpu(_) | ModelError::NonFinite { .. } if self.state.is_some() => self.state = None,
+            ModelError::Gpu(_) | ModelError::GpuAdapter { .. } | ModelError::NonFinite { .. }
+                if self.state.is_some() =>
+            {
+                self.state = None
+            }
             other => return Err(other),
         }
         self.fallback = Some(error);
@@ -153,12 +173,13 @@ impl Device {
     pub fn forward(
         &mut self,
         model: &Model,
+        adapters: &ActiveAdapters,
         tokens: &[u32],
         wanted: Wanted<'_>,
         logits: &mut [f32],
     ) -> Result<(), ModelError> {
         let Some(state) = &mut self.state else { return Err(ModelError::NoGpuBackend) };
-        let mut pass = crate::model::gpu::GpuPass { gguf: model.gguf(), decoder: model.decoder(), logits };
+        let mut pass = crate::model::gpu::GpuPass { gguf: model.gguf(), decoder: model.decoder(), adapters, logits };
         state.forward(&mut pass, tokens, wanted)
     }
 }

@@ -153,7 +153,7 @@ impl Session {
             if policy == SwapPolicy::Recompute {
                 self.truncate(0);
             }
-            self.device.set_adapters(&self.adapters);
+            self.device.set_adapters(&self.model, &self.adapters);
         }
         self.swap_us = us(begin.elapsed());
         Ok(())
@@ -258,7 +258,8 @@ impl Session {
         let tokens = &self.tokens[range];
         if self.device.runs() {
             self.ran = Backend::Gpu;
-            return Ok(self.device.forward(&self.model, tokens, wanted, self.scratch.logits_mut())?);
+            let logits = self.scratch.logits_mut();
+            return Ok(self.device.forward(&self.model, &self.adapters, tokens, wanted, logits)?);
         }
         self.ran = Backend::Cpu;
         let mut pass = Pass {

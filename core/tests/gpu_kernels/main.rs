@@ -297,8 +297,8 @@ fn attention_is_its_definition() {
                 k_norm: normed.map(|eps| (dim, eps)),
                 wide,
             };
-            let batches = [40, 9, 1, 1, 60, 700, 1];
-            let (most, total) = (700, batches.iter().sum::<usize>());
+            let batches = [40, 9, 1, 1, 60, 200, 1];
+            let (most, total) = (200, batches.iter().sum::<usize>());
             let buffer = |elements: usize| gpu.storage("rows", elements as u64 * 4).unwrap();
             let vectors = gpu.upload("vectors", &weights.concat()).unwrap();
             let (q, mixed) = (buffer(most * heads.q_len()), buffer(most * heads.q_len()));

@@ -5,7 +5,7 @@ use crate::gpu::Recorder;
 use crate::kernels::vector;
 
 use super::super::weights::LinearKind;
-use super::super::{Decoder, ModelError, Wanted};
+use super::super::{ActiveAdapters, Decoder, ModelError, Wanted};
 use super::matrix::GRAIN;
 use super::state::{GpuState, HEAD_ROWS};
 
@@ -15,6 +15,8 @@ pub struct GpuPass<'a> {
     pub gguf: &'a Gguf,
     /// The wiring.
     pub decoder: &'a Decoder,
+    /// Adapters and their weights.
+    pub adapters: &'a ActiveAdapters,
     /// Where the last row's logits go, one a vocabulary entry.
     pub logits: &'a mut [f32],
 }
@@ -24,7 +26,7 @@ impl GpuState {
     ///
     /// # Errors
     /// [`ModelError::Token`] and [`ModelError::ContextFull`] before anything is computed; [`ModelError::Gpu`],
-    /// [`ModelError::GpuSuspended`]: the positions of the batch are then not held;
+    /// [`ModelError::GpuAdapter`], [`ModelError::GpuSuspended`]: the positions of the batch are then not held;
     /// [`ModelError::NonFinite`]; [`ModelError::Gguf`] if the file changed.
     pub fn forward(
         &mut self,
@@ -40,6 +42,7 @@ impl GpuState {
             let (capacity, used, added) = (self.capacity(), self.len, tokens.len());
             return Err(ModelError::ContextFull { capacity, used, added });
         }
+        self.set_adapters(pass.decoder, pass.adapters)?;
         let batch = self.batch();
         for (i, part) in tokens.chunks(batch).enumerate() {
             let last = (i + 1) * batch >= tokens.len();
@@ -130,9 +133,10 @@ impl GpuState {
 
     fn record_layers(&self, recorder: &mut Recorder, decoder: &Decoder, rows: usize) {
         self.lookup.record(recorder, rows);
-        for (bounds, layer) in self.layers.iter().zip(&decoder.layers) {
+        for (i, (bounds, layer)) in self.layers.iter().zip(&decoder.layers).enumerate() {
             let group = |recorder: &mut Recorder, kinds: &[LinearKind]| {
                 kinds.iter().for_each(|kind| bounds.products[*kind as usize].record(recorder, rows));
+                self.adapters.record(recorder, i, kinds, rows);
             };
             bounds.attention_norm.record(recorder, 0, rows);
             group(recorder, &[LinearKind::Q, LinearKind::K, LinearKind::V]);

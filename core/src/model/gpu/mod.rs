@@ -4,6 +4,7 @@
 //! [`GpuModel`] holds the weights and is shared; [`GpuState`] is one session's part. [`GpuMatrix`] and [`HeadLayout`] are what they
 //! are made of, each checked by itself against the CPU. Imports from the [`gpu`](crate::gpu) room, the decoder and `kernels`.
 
+mod adapters;
 mod attention;
 mod forward;
 mod kernels;

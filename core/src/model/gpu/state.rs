@@ -6,7 +6,8 @@ use crate::gpu::{Gpu, GpuBuffer, GpuError};
 
 use super::super::blocks::RopeStyle;
 use super::super::weights::LinearKind;
-use super::super::{Decoder, KvCache, KvType, ModelError};
+use super::super::{ActiveAdapters, Decoder, KvCache, KvType, ModelError};
+use super::adapters::GpuAdapters;
 use super::attention::{GpuAttention, GpuKv, HeadBuffers, HeadLayout};
 use super::matrix::{GRAIN, Lookup, Product};
 use super::steps::{GpuGate, GpuNorm, NormAt, NormBuffers};
@@ -55,6 +56,8 @@ pub struct GpuState {
     pub(super) norm: GpuNorm,
     pub(super) head: Product,
     kv: Vec<GpuKv>,
+    pub(super) adapters: GpuAdapters,
+    pub(super) active: ActiveAdapters,
     /// The step on the CPU's side.
     pub(super) staged: Vec<u32>,
     batch: usize,
@@ -107,8 +110,22 @@ impl GpuState {
         let head = model.head.product(&gpu, (vectors, None), rows.normed.all(), rows.logits.all())?;
         let lookup = model.embedding.lookup(&gpu, decoder.embedding_scale, rows.step.all(), rows.x.all())?;
         let staged = Vec::with_capacity((rows.step.bytes() / 4) as usize);
-        let (kv, len) = (cache, 0);
-        Ok(Self { model, rows, layers, lookup, norm, head, kv, staged, batch, capacity, len, scratch_bytes })
+        Ok(Self {
+            model,
+            rows,
+            layers,
+            lookup,
+            norm,
+            head,
+            kv: cache,
+            adapters: GpuAdapters::new(batch),
+            active: ActiveAdapters::none(),
+            staged,
+            batch,
+            capacity,
+            len: 0,
+            scratch_bytes,
+        })
     }
 
     /// The weights it runs on.
@@ -139,6 +156,29 @@ impl GpuState {
     /// Forgets every position from `len` on.
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
+    }
+
+    /// Makes these the adapters of the next pass: one upload, and where a set of this form was not used before, the preparation of
+    /// its kernels. The same set again costs nothing.
+    ///
+    /// # Errors
+    /// [`ModelError::GpuAdapter`] for a kind of change that only the CPU has, [`ModelError::Gpu`], [`ModelError::GpuSuspended`]:
+    /// the base then runs alone.
+    pub fn set_adapters(&mut self, decoder: &Decoder, adapters: &ActiveAdapters) -> Result<(), ModelError> {
+        if self.active.same(adapters) {
+            return Ok(());
+        }
+        let model = self.model.clone();
+        let _submitting = model.suspension.submitting()?;
+        self.active = ActiveAdapters::none();
+        self.adapters.set(model.gpu(), decoder, &self.rows, adapters)?;
+        self.active = adapters.clone();
+        Ok(())
+    }
+
+    /// Bytes of the adapters on the device.
+    pub fn adapter_bytes(&self) -> u64 {
+        self.adapters.bytes()
     }
 
     /// Bytes of keys and values on the device.
