@@ -6,6 +6,7 @@
 
 mod adapters;
 mod attention;
+mod check;
 mod forward;
 mod kernels;
 mod matrix;
@@ -15,6 +16,7 @@ mod steps;
 mod weights;
 
 pub use attention::{GpuAttention, HeadBuffers, HeadLayout};
+pub use check::check;
 pub use forward::GpuPass;
 pub use matrix::{GpuMatrix, Lookup, Product};
 pub use slot::{GpuSlot, Suspension, worthwhile};
