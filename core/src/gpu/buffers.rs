@@ -40,6 +40,23 @@ pub struct Binding<'a> {
     pub(super) bytes: u64,
 }
 
+impl<'a> Binding<'a> {
+    /// The buffer it is of.
+    pub fn buffer(&self) -> &'a GpuBuffer {
+        self.buffer
+    }
+
+    /// Where it begins in the buffer, in bytes.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Its length, in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
 impl GpuBuffer {
     /// Bytes, a multiple of 4.
     pub fn bytes(&self) -> u64 {

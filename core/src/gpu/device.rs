@@ -9,6 +9,7 @@ use super::GpuError;
 use super::buffers::Pool;
 use super::pipeline::Pipelines;
 use super::recorder::ParamPages;
+use super::verdict::Verdicts;
 
 /// How long one submission may take. A software device under load can need minutes for a long prompt.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -123,6 +124,7 @@ pub struct Gpu {
     pub(super) pool: Pool,
     pub(super) pipelines: Pipelines,
     pub(super) pages: ParamPages,
+    pub(super) verdicts: Verdicts,
 }
 
 impl fmt::Debug for Gpu {
@@ -201,6 +203,7 @@ impl Gpu {
             pool: Pool::default(),
             pipelines,
             pages: ParamPages::default(),
+            verdicts: Verdicts::default(),
         }))
     }
 

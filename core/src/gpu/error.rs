@@ -85,14 +85,6 @@ pub enum GpuError {
         /// What was found and what was expected.
         detail: String,
     },
-    /// A file of the verdict cache cannot be written.
-    #[error("verdict cache {path}: {reason}")]
-    Cache {
-        /// The file.
-        path: std::path::PathBuf,
-        /// What the system said.
-        reason: String,
-    },
 }
 
 fn found_list(found: &[String]) -> String {

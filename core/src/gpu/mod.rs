@@ -17,16 +17,9 @@
 //! Dispatches run in order and see each other's writes. One buffer cannot be both a `Read` and a `Write` argument of the same
 //! dispatch. Nothing panics when the device is lost: every call is then [`GpuError::DeviceLost`].
 //!
-//! Adapters on the GPU are `adapter::GpuAdapters` (in `adapter/gpu.rs`, as this room does not know what an adapter is):
-//!
-//! ```text
-//! let mut adapters = GpuAdapters::new(&gpu, max_rows)?;
-//! adapters.set(&[GpuSlot { slot: layer * 7 + kind, deltas: vec![(&*delta, weight)], order: linear.row_order }])?;   // a swap
-//! adapters.apply(&mut recorder, x, rows, &[(slot_q, q), (slot_k, k), (slot_v, v)])?;   // each y += Σ weight · ΔW x
-//! ```
-//!
-//! x is f32 `[rows × d2]`, each y f32 `[rows × d1]`, row-major and contiguous, `Binding`s of whole buffers or aligned parts.
-//! Slots without a change are skipped; the outputs of one call share what can be shared of x.
+//! Of adapters this room knows positions and numbers: [`Reconstruct`] makes dense changes, [`Forward`] and [`Inverse`] apply
+//! changes without forming them, [`Product`] multiplies with dense ones and with factors of low rank. Before a kernel is used on
+//! a device for the first time, its [`Trial`] compares it with the CPU ([`Gpu::trust`]); the [`Verdict`] is kept.
 //!
 //! This room imports from [`durable`](crate::durable) (the cache of self-tests' verdicts).
 
@@ -34,10 +27,17 @@ mod buffers;
 mod device;
 mod error;
 mod pipeline;
+mod products;
 mod recorder;
+mod spectral;
+pub mod trials;
+mod verdict;
 
 pub use buffers::{Binding, GpuBuffer, Readback, Scratch};
 pub use device::{Gpu, GpuChoice, GpuInfo};
 pub use error::GpuError;
 pub use pipeline::{Access, Bound, Kernel, KernelSpec, MAX_PARAMS, Shader};
+pub use products::{BoundProduct, Product};
 pub use recorder::{PendingTimings, Recorder, Timings};
+pub use spectral::{Forward, Inverse, Positions, Precision, Reconstruct};
+pub use verdict::{Trial, Verdict};
