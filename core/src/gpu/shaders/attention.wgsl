@@ -8,7 +8,14 @@
 //
 // q (turned and scaled) and mixed are rows × (kv · group · DIM), the caches positions × (kv · DIM) in f16 two to a word or in f32.
 // parts is (head, span) × (DIM + 4): weighted values, then the maximum and the sum of the weights.
-// CPU: Heads::attend, kernels::attention::{scores, fold_tile, mix, merge}.
+// Mirrors Heads::attend, kernels::attention::{scores, fold_tile, mix, merge}.
+//
+// group 0, binding 0   q
+//          binding 1   cache of keys
+//          binding 2   cache of values
+//          binding 3   mixed
+//          binding 4   parts
+// group 1, binding 0   Heads
 
 // Elements of a head, a multiple of 4.
 override DIM: u32 = 64u;

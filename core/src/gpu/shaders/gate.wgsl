@@ -3,7 +3,11 @@
 //   gate      workgroups: (x · y) of 256 threads
 //
 // Both are rows × inner.
-// CPU: Activation::gate, kernels::vector::silu_mul and gelu_mul.
+// Mirrors Activation::gate, kernels::vector::silu_mul and gelu_mul.
+//
+// group 0, binding 0   gate
+//          binding 1   up
+// group 1, binding 0   Gate
 
 // Whether the activation is GELU (tanh approximation), else SiLU.
 override GELU: bool = false;

@@ -11,7 +11,13 @@
 //
 // x is rows × cols and y is rows × `width`, of which this part of the matrix fills columns `first` ... `first + rows`. `blocks` is
 // one word longer than the blocks are; a row begins at an even byte.
-// CPU: kernels::dequantize, kernels::Compute::matmul, Decoder::layers_forward (the lookup).
+// Mirrors kernels::dequantize, kernels::Compute::matmul, Decoder::layers_forward (the lookup).
+//
+// group 0, binding 0   blocks of the part
+//          binding 1   vectors, biases among them (matvec, matmul); tokens (lookup)
+//          binding 2   x (matvec, matmul); y (lookup)
+//          binding 3   y (matvec, matmul)
+// group 1, binding 0   Part
 
 // Number of the storage type in a GGUF file.
 override TYPE: u32 = 2u;

@@ -4,7 +4,13 @@
 //   advance   workgroups: rows (1, rows)
 //
 // x and out are rows × cols and taken from row `base` on, normed is rows × cols from row 0 on.
-// CPU: Residual::add, kernels::vector::rms_norm.
+// Mirrors Residual::add, kernels::vector::rms_norm.
+//
+// group 0, binding 0   vectors, weights of norms among them
+//          binding 1   x
+//          binding 2   out
+//          binding 3   normed
+// group 1, binding 0   Norm
 
 // Whether there is a block before, and whether its output is normed.
 override OUT: bool = true;

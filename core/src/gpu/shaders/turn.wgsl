@@ -5,7 +5,16 @@
 //
 // q is rows × (heads · dim), k and v are rows × (kv · dim), the caches positions × (kv · dim), in f16 two to a word or in f32.
 // The step holds the rotation's tables, cosines then sines of `angles` angles, row after row.
-// CPU: Turn::apply, Heads::store, Heads::turn_queries.
+// Mirrors Turn::apply, Heads::store, Heads::turn_queries.
+//
+// group 0, binding 0   vectors, weights of norms among them
+//          binding 1   step
+//          binding 2   k
+//          binding 3   v
+//          binding 4   q
+//          binding 5   cache of keys
+//          binding 6   cache of values
+// group 1, binding 0   Heads
 
 // Elements of a head; even.
 override DIM: u32 = 64u;

@@ -311,7 +311,7 @@ impl GpuAdapters {
     }
 
     /// Prepares the spectra of the rows that a linear reads.
-    fn transform(&mut self, gpu: &Gpu, kind: LinearKind, x: &GpuBuffer, len: usize) -> Result<(), GpuError> {
+    fn transform(&mut self, gpu: &Arc<Gpu>, kind: LinearKind, x: &GpuBuffer, len: usize) -> Result<(), GpuError> {
         let reads = reads(kind);
         if self.inputs.iter().any(|input| input.reads == reads && input.forward.len() == len) {
             return Ok(());

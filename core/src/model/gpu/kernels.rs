@@ -12,11 +12,11 @@ macro_rules! shader {
     };
 }
 
-const LINEAR: Shader = shader!("linear");
-const NORM: Shader = shader!("norm");
-const GATE: Shader = shader!("gate");
-const TURN: Shader = shader!("turn");
-const ATTENTION: Shader = shader!("attention");
+pub(super) const LINEAR: Shader = shader!("linear");
+pub(super) const NORM: Shader = shader!("norm");
+pub(super) const GATE: Shader = shader!("gate");
+pub(super) const TURN: Shader = shader!("turn");
+pub(super) const ATTENTION: Shader = shader!("attention");
 
 /// Threads of a workgroup of `matvec` and `lookup`.
 pub(super) const MATVEC_THREADS: usize = 64;

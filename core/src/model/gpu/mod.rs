@@ -6,20 +6,20 @@
 
 mod adapters;
 mod attention;
-mod check;
 mod forward;
 mod kernels;
 mod matrix;
 mod slot;
 mod state;
 mod steps;
+mod trials;
 mod weights;
 
 pub use attention::{GpuAttention, HeadBuffers, HeadLayout};
-pub use check::check;
 pub use forward::GpuPass;
 pub use matrix::{GpuMatrix, Lookup, Product};
 pub use slot::{GpuSlot, Suspension, worthwhile};
 pub use state::GpuState;
 pub use steps::{GpuGate, GpuNorm, NormAt, NormBuffers};
+pub use trials::trials;
 pub use weights::GpuModel;

@@ -11,6 +11,7 @@ use super::super::weights::{LinearKind, Vector};
 use super::super::{Decoder, ModelError};
 use super::matrix::{GRAIN, GpuMatrix};
 use super::slot::Suspension;
+use super::trials;
 
 /// The weights of a model on one device, uploaded once and shared by every session.
 #[derive(Debug)]
@@ -65,10 +66,11 @@ impl Vectors<'_> {
 }
 
 impl GpuModel {
-    /// Copies every weight to the device.
+    /// Tries the kernels that the model needs, where that was not done on this device before, and copies every weight to it.
     ///
     /// # Errors
-    /// [`ModelError::Gpu`]: the device lacks memory or is lost, or cannot bind a shape of the model's;
+    /// [`ModelError::Gpu`]: a kernel computes wrong numbers there, the device lacks memory or is lost, or cannot bind a shape of
+    /// the model's;
     /// [`ModelError::Gguf`] if the file changed.
     pub fn upload(
         gpu: &Arc<Gpu>,
@@ -77,6 +79,7 @@ impl GpuModel {
         suspension: Arc<Suspension>,
     ) -> Result<Self, ModelError> {
         gguf.check_unchanged()?;
+        trials::needed(decoder).try_for_each(|trial| gpu.trust(trial))?;
         let dim = |what: &str, found: usize| match found.is_multiple_of(GRAIN) {
             true => Ok(()),
             false => Err(GpuError::Limit {

@@ -1,17 +1,17 @@
-//! Checks of the forward pass's kernels on a device, against sums in f64: drivers have been seen to miscompute, and a model
-//! must not be run by kernels that nobody has tried there.
+//! The trials of the forward pass's kernels: small cases of every path through them, against sums in f64.
 
 use std::sync::Arc;
 
 use crate::gguf::GgmlType;
-use crate::gpu::{Gpu, GpuBuffer, GpuError, Recorder};
+use crate::gpu::{Gpu, GpuBuffer, GpuError, Recorder, Trial};
 use crate::kernels::{Matrix, dequantize};
 use crate::quantize::quantize_row;
 
 use super::super::Decoder;
-use super::super::blocks::{Activation, Window};
+use super::super::blocks::{Activation, Heads, Window};
 use super::super::weights::LinearKind;
 use super::attention::{HeadBuffers, HeadLayout};
+use super::kernels::{ATTENTION, GATE, LINEAR, NORM, TURN};
 use super::matrix::GpuMatrix;
 use super::steps::{GpuGate, GpuNorm, NormBuffers};
 
@@ -19,31 +19,67 @@ use super::steps::{GpuGate, GpuNorm, NormBuffers};
 /// by far more.
 const TOLERANCE: f64 = 2e-3;
 
-/// Checks every kernel that this model needs, for its storage types and heads, on a few numbers each.
-///
-/// # Errors
-/// [`GpuError::SelfTest`] for the first that is wrong; [`GpuError::Shader`], [`GpuError::OutOfMemory`], [`GpuError::DeviceLost`].
-pub fn check(gpu: &Arc<Gpu>, decoder: &Decoder, layouts: &[HeadLayout]) -> Result<(), GpuError> {
+/// What is wrong, if anything is.
+type Outcome = Result<Option<String>, GpuError>;
+
+/// Products with one storage type and its rows.
+macro_rules! product_trials {
+    ($($name:literal $ty:ident),*) => {
+        [$((GgmlType::$ty, Trial {
+            name: concat!("products of ", $name),
+            shaders: &[LINEAR],
+            run: |gpu| products(gpu, GgmlType::$ty),
+        })),*]
+    };
+}
+
+const PRODUCTS: [(GgmlType, Trial); GgmlType::ALL.len()] = product_trials![
+    "F32" F32, "F16" F16, "BF16" Bf16, "Q4_0" Q4_0, "Q4_1" Q4_1, "Q5_0" Q5_0, "Q5_1" Q5_1, "Q8_0" Q8_0, "Q2_K" Q2K,
+    "Q3_K" Q3K, "Q4_K" Q4K, "Q5_K" Q5K, "Q6_K" Q6K, "IQ4_NL" Iq4Nl
+];
+
+const LAYERS: [Trial; 2] = [
+    Trial { name: "norms and gates", shaders: &[NORM, GATE], run: norms_and_gates },
+    Trial { name: "attention", shaders: &[TURN, ATTENTION], run: attention },
+];
+
+/// Every trial of the forward pass.
+pub fn trials() -> impl Iterator<Item = &'static Trial> {
+    LAYERS.iter().chain(PRODUCTS.iter().map(|(_, trial)| trial))
+}
+
+/// Those of the kernels that this model runs on.
+pub(super) fn needed(decoder: &Decoder) -> impl Iterator<Item = &'static Trial> {
     let linears = decoder.layers.iter().flat_map(|layer| LinearKind::ALL.map(|kind| layer.linear(kind).ty()));
-    let mut types: Vec<_> = linears.chain([decoder.embedding.ty(), decoder.head.ty()]).collect();
-    types.sort_by_key(|ty| *ty as u32);
-    types.dedup();
-    types.into_iter().try_for_each(|ty| products(gpu, ty))?;
-    for (out, post) in [(false, false), (true, false), (true, true)] {
-        norms(gpu, out, post)?;
-    }
-    [Activation::Silu, Activation::GeluTanh].into_iter().try_for_each(|activation| gates(gpu, activation))?;
-    let mut seen: Vec<HeadLayout> = Vec::new();
-    for layout in layouts {
-        // What a parameter changes is no other kernel.
-        let kind =
-            |l: &HeadLayout| (l.heads.dim, l.heads.soft_cap, l.pairs, l.q_norm.is_some(), l.k_norm.is_some(), l.wide);
-        if !seen.iter().any(|known| kind(known) == kind(layout)) {
-            attention(gpu, *layout)?;
-            seen.push(*layout);
-        }
-    }
-    Ok(())
+    let types: Vec<_> = linears.chain([decoder.embedding.ty(), decoder.head.ty()]).collect();
+    LAYERS.iter().chain(PRODUCTS.iter().filter(move |(ty, _)| types.contains(ty)).map(|(_, trial)| trial))
+}
+
+/// The first of these that something is wrong with.
+fn first(outcomes: impl IntoIterator<Item = Outcome>) -> Outcome {
+    outcomes.into_iter().find(|outcome| !matches!(outcome, Ok(None))).unwrap_or(Ok(None))
+}
+
+fn norms_and_gates(gpu: &Arc<Gpu>) -> Outcome {
+    let norms = [(false, false), (true, false), (true, true)].into_iter().map(|(out, post)| norms(gpu, out, post));
+    first(norms.chain([Activation::Silu, Activation::GeluTanh].into_iter().map(|activation| gates(gpu, activation))))
+}
+
+/// Heads as the supported architectures have them, and what they may have: windows, caps, a cache in f32.
+fn attention(gpu: &Arc<Gpu>) -> Outcome {
+    let cases = [
+        (3, 3, 64, true, false, false),
+        (4, 1, 128, true, false, false),
+        (4, 1, 256, false, true, false),
+        (2, 2, 80, false, true, true),
+    ];
+    first(cases.into_iter().map(|(group, kv, dim, pairs, normed, wide)| {
+        let soft_cap = wide.then_some(2.0);
+        let window = if wide { Window::Last(100) } else { Window::Full };
+        let heads = Heads { count: group * kv, kv, dim, scale: 1.0 / (dim as f32).sqrt(), soft_cap, window };
+        let (q_norm, k_norm) = (normed.then_some((0, 1e-5)), normed.then_some((dim, 1e-5)));
+        attend(gpu, HeadLayout { heads, pairs, angles: dim / 2, q_norm, k_norm, wide })
+    }))
 }
 
 /// Numbers in −1..1, different for every seed.
@@ -52,15 +88,15 @@ fn numbers(len: usize, seed: u32) -> Vec<f32> {
     (0..len as u32).map(|i| (mix(mix(i)) & 0xffff) as f32 / 32_768.0 - 1.0).collect()
 }
 
-fn compare(kernel: String, got: &[f32], want: &[f64]) -> Result<(), GpuError> {
+fn compare(what: &str, got: &[f32], want: &[f64]) -> Option<String> {
     let size = want.iter().fold(1e-30f64, |m, v| m.max(v.abs()));
     for (i, (&got, &want)) in got.iter().zip(want).enumerate() {
         let error = (f64::from(got) - want).abs();
         if error.is_nan() || error > TOLERANCE * size {
-            return Err(GpuError::SelfTest { kernel, detail: format!("number {i} is {got}, expected {want}") });
+            return Some(format!("{what}: number {i} is {got}, expected {want}"));
         }
     }
-    Ok(())
+    None
 }
 
 fn read(gpu: &Arc<Gpu>, buffer: &GpuBuffer, len: usize) -> Result<Vec<f32>, GpuError> {
@@ -70,11 +106,11 @@ fn read(gpu: &Arc<Gpu>, buffer: &GpuBuffer, len: usize) -> Result<Vec<f32>, GpuE
 }
 
 /// A matrix of an odd number of blocks a row, multiplied by one row, by a few and by tiles of them; and its rows.
-fn products(gpu: &Arc<Gpu>, ty: GgmlType) -> Result<(), GpuError> {
+fn products(gpu: &Arc<Gpu>, ty: GgmlType) -> Outcome {
     let (rows, cols, most) = (70, if ty.block_len() == 1 { 100 } else { ty.block_len() * 3 }, 20);
-    let bad = |error: &dyn std::fmt::Display| GpuError::SelfTest {
-        kernel: format!("products of {ty}"),
-        detail: format!("the check cannot be set up: {error}"),
+    let bad = |error: &dyn std::fmt::Display| GpuError::Command {
+        what: format!("setting up the trial of {ty}"),
+        reason: error.to_string(),
     };
     let row_bytes = ty.row_bytes(cols).ok_or_else(|| bad(&"no whole blocks"))?;
     let mut data = vec![0; rows * row_bytes];
@@ -97,7 +133,10 @@ fn products(gpu: &Arc<Gpu>, ty: GgmlType) -> Result<(), GpuError> {
             .chunks_exact(cols)
             .flat_map(|x| weights.chunks_exact(cols).map(|w| dot(w, x)).collect::<Vec<_>>())
             .collect();
-        compare(format!("product of {ty} with {count} rows"), &read(gpu, &y, count * rows)?, &want)?;
+        let wrong = compare(&format!("{count} rows"), &read(gpu, &y, count * rows)?, &want);
+        if wrong.is_some() {
+            return Ok(wrong);
+        }
     }
     let tokens = [69u32, 0, 33];
     let step = gpu.upload("check", &tokens)?;
@@ -107,7 +146,7 @@ fn products(gpu: &Arc<Gpu>, ty: GgmlType) -> Result<(), GpuError> {
     recorder.submit()?;
     let row = |token: &u32| &weights[*token as usize * cols..][..cols];
     let want: Vec<f64> = tokens.iter().flat_map(row).map(|w| 2.0 * f64::from(*w)).collect();
-    compare(format!("rows of {ty}"), &read(gpu, &y, tokens.len() * cols)?, &want)
+    Ok(compare("rows of the matrix", &read(gpu, &y, tokens.len() * cols)?, &want))
 }
 
 fn dot(a: &[f32], b: &[f32]) -> f64 {
@@ -124,7 +163,7 @@ fn wide(values: &[f32]) -> Vec<f64> {
     values.iter().map(|v| f64::from(*v)).collect()
 }
 
-fn norms(gpu: &Arc<Gpu>, has_out: bool, has_post: bool) -> Result<(), GpuError> {
+fn norms(gpu: &Arc<Gpu>, has_out: bool, has_post: bool) -> Outcome {
     let (rows, cols, eps) = (3, 1028, 1e-5);
     let (x, out, weights) = (numbers(rows * cols, 3), numbers(rows * cols, 4), numbers(2 * cols, 5));
     let (weight, post) = weights.split_at(cols);
@@ -146,10 +185,10 @@ fn norms(gpu: &Arc<Gpu>, has_out: bool, has_post: bool) -> Result<(), GpuError> 
         let sum: Vec<f64> = wide(x).iter().zip(added).map(|(x, added)| x + added).collect();
         want.extend(normed(&sum, weight, eps));
     }
-    compare(format!("norm (out {has_out}, post {has_post})"), &read(gpu, &on_normed, rows * cols)?, &want)
+    Ok(compare(&format!("norm, out {has_out}, post {has_post}"), &read(gpu, &on_normed, rows * cols)?, &want))
 }
 
-fn gates(gpu: &Arc<Gpu>, activation: Activation) -> Result<(), GpuError> {
+fn gates(gpu: &Arc<Gpu>, activation: Activation) -> Outcome {
     let n = 516;
     let (gate, up) = (numbers(n, 6).iter().map(|v| v * 8.0).collect::<Vec<_>>(), numbers(n, 7));
     let (on_gate, on_up) = (gpu.upload("check", &gate)?, gpu.upload("check", &up)?);
@@ -164,16 +203,14 @@ fn gates(gpu: &Arc<Gpu>, activation: Activation) -> Result<(), GpuError> {
         }
     };
     let want: Vec<f64> = gate.iter().zip(&up).map(|(g, u)| act(f64::from(*g)) * f64::from(*u)).collect();
-    compare(format!("gate {activation:?}"), &read(gpu, &on_gate, n)?, &want)
+    Ok(compare(&format!("gate {activation:?}"), &read(gpu, &on_gate, n)?, &want))
 }
 
 /// A prompt and a row after it, long enough for several tiles and, in the row, several spans.
-fn attention(gpu: &Arc<Gpu>, mut layout: HeadLayout) -> Result<(), GpuError> {
+fn attend(gpu: &Arc<Gpu>, layout: HeadLayout) -> Outcome {
     let heads = layout.heads;
     let (dim, kv_len, q_len) = (heads.dim, heads.kv_len(), heads.q_len());
     let (prompt, total) = (270, 271);
-    layout.q_norm = layout.q_norm.map(|(_, eps)| (0, eps));
-    layout.k_norm = layout.k_norm.map(|(_, eps)| (dim, eps));
     let weights = numbers(2 * dim, 8);
     let (q, k, v) = (numbers(total * q_len, 9), numbers(total * kv_len, 10), numbers(total * kv_len, 11));
     // A rotation by whatever angles: cosines, then sines, of every row.
@@ -223,11 +260,13 @@ fn attention(gpu: &Arc<Gpu>, mut layout: HeadLayout) -> Result<(), GpuError> {
         let got = read(gpu, &mixed, count * q_len)?;
         for row in [0, 33, count - 1].into_iter().filter(|row| *row < count) {
             let want = attended(&layout, start + row, &all_q[(start + row) * q_len..][..q_len], &all_k, &v);
-            let kernel = format!("attention (heads of {dim}, {count} rows)");
-            compare(kernel, &got[row * q_len..][..q_len], &want)?;
+            let wrong = compare(&format!("heads of {dim}, {count} rows"), &got[row * q_len..][..q_len], &want);
+            if wrong.is_some() {
+                return Ok(wrong);
+            }
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 /// A head, normed and rotated.
