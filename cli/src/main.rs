@@ -2,6 +2,8 @@
 
 mod args;
 mod fetch;
+#[cfg(feature = "gpu")]
+mod gpu;
 mod npy;
 mod output;
 mod progress;
