@@ -2,24 +2,21 @@
 
 use std::sync::Arc;
 
-use timbre::gpu::{Gpu, GpuChoice, GpuError};
+use timbre::gpu::{self, Gpu, GpuChoice, GpuError};
 
 use crate::fetch;
 
-/// Opens the GPU whose name contains `name`, or the best there is, and believes what earlier runs found out about it.
+/// Keeps what is found out about GPUs beside the models. Without a home it is found out anew each time.
+pub fn remember() {
+    if let Ok(folder) = fetch::cache_folder() {
+        gpu::keep_verdicts_in(folder.join("gpu-verdicts.json"));
+    }
+}
+
+/// Opens the GPU whose name contains `name`, or the best there is.
 ///
 /// # Errors
 /// As [`Gpu::open`].
 pub fn open(name: Option<&str>) -> Result<Arc<Gpu>, GpuError> {
-    let choice = name.map_or(GpuChoice::Auto, |name| GpuChoice::Named(name.to_owned()));
-    let gpu = Gpu::open(&choice)?;
-    remember(&gpu);
-    Ok(gpu)
-}
-
-/// Verdicts on kernels are kept beside the models. Without a home they are found out anew each time.
-fn remember(gpu: &Gpu) {
-    if let Ok(folder) = fetch::cache_folder() {
-        gpu.remember_verdicts(folder.join("gpu-verdicts.json"));
-    }
+    Gpu::open(&name.map_or(GpuChoice::Auto, |name| GpuChoice::Named(name.to_owned())))
 }

@@ -40,4 +40,4 @@ pub use pipeline::{Access, Bound, Kernel, KernelSpec, MAX_PARAMS, Shader};
 pub use products::{BoundProduct, Product};
 pub use recorder::{PendingTimings, Recorder, Timings};
 pub use spectral::{ApplyPath, Forward, Inverse, PathTiming, Positions, Precision, Reconstruct};
-pub use verdict::{Trial, Verdict};
+pub use verdict::{Trial, Verdict, keep_verdicts_in};
