@@ -9,6 +9,7 @@ use super::GpuError;
 use super::buffers::Pool;
 use super::pipeline::Pipelines;
 use super::recorder::ParamPages;
+use super::spectral::Paths;
 use super::verdict::Verdicts;
 
 /// How long one submission may take. A software device under load can need minutes for a long prompt.
@@ -125,6 +126,7 @@ pub struct Gpu {
     pub(super) pipelines: Pipelines,
     pub(super) pages: ParamPages,
     pub(super) verdicts: Verdicts,
+    pub(super) paths: Paths,
 }
 
 impl fmt::Debug for Gpu {
@@ -204,6 +206,7 @@ impl Gpu {
             pipelines,
             pages: ParamPages::default(),
             verdicts: Verdicts::default(),
+            paths: Paths::default(),
         }))
     }
 

@@ -39,5 +39,5 @@ pub use error::GpuError;
 pub use pipeline::{Access, Bound, Kernel, KernelSpec, MAX_PARAMS, Shader};
 pub use products::{BoundProduct, Product};
 pub use recorder::{PendingTimings, Recorder, Timings};
-pub use spectral::{Forward, Inverse, Positions, Precision, Reconstruct};
-pub use verdict::{Trial, Verdict};
+pub use spectral::{ApplyPath, Forward, Inverse, PathTiming, Positions, Precision, Reconstruct};
+pub use verdict::{Trial, Verdict, keep_verdicts_in};

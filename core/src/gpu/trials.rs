@@ -19,8 +19,10 @@ pub const APPLY: Trial = Trial { name: "apply", shaders: &[FORWARD, APPLY_SHADER
 /// Products with dense changes and with factors of low rank.
 pub const PRODUCTS: Trial = Trial { name: "products", shaders: &[PRODUCTS_SHADER], run: try_products };
 
-/// Those of adapters.
-pub const OF_ADAPTERS: [&Trial; 3] = [&RECONSTRUCT, &APPLY, &PRODUCTS];
+/// Every trial there is.
+pub fn all() -> impl Iterator<Item = &'static Trial> {
+    [&RECONSTRUCT, &APPLY, &PRODUCTS].into_iter()
+}
 
 /// Relative to the largest number expected: some roundings of f32, and one of f16.
 const F32: f64 = 2e-5;

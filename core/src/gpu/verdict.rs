@@ -40,14 +40,30 @@ pub enum Verdict {
     Failed(String),
 }
 
+/// Where devices that are opened from now on keep their verdicts.
+static FILE: Mutex<Option<PathBuf>> = Mutex::new(None);
+
+/// Keeps the verdicts of every device that is opened from now on in `file`, and believes those in it. An app calls it once, with
+/// a place in its cache folder. Without it each process finds verdicts out anew.
+pub fn keep_verdicts_in(file: impl Into<PathBuf>) {
+    *FILE.lock().unwrap_or_else(PoisonError::into_inner) = Some(file.into());
+}
+
 /// What was found out, and where it is kept.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Verdicts {
     file: Mutex<Option<PathBuf>>,
     /// By the trial's name and its shaders' hash.
     known: Mutex<HashMap<(&'static str, String), Verdict>>,
     /// One trial at a time.
     trying: Mutex<()>,
+}
+
+impl Default for Verdicts {
+    fn default() -> Self {
+        let file = FILE.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Self { file: Mutex::new(file), known: Mutex::default(), trying: Mutex::default() }
+    }
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -79,7 +95,7 @@ impl Entry {
 }
 
 impl Gpu {
-    /// Keeps verdicts in `file` from now on, and believes those in it. Without one they are kept as long as the device is.
+    /// Keeps this device's verdicts in `file` from now on, and believes those in it.
     pub fn remember_verdicts(&self, file: impl Into<PathBuf>) {
         *self.verdicts.file.lock().unwrap_or_else(PoisonError::into_inner) = Some(file.into());
     }

@@ -6,11 +6,14 @@
 //! each time.
 
 mod apply;
+mod paths;
 mod reconstruct;
 mod split;
 mod terms;
 
 pub use apply::{Forward, Inverse};
+pub(super) use paths::Paths;
+pub use paths::{ApplyPath, PathTiming};
 pub use reconstruct::{Precision, Reconstruct};
 
 use super::Shader;
