@@ -31,9 +31,6 @@ pub enum SwapPolicy {
     Keep,
 }
 
-/// Context of a session that names none, unless the model's is shorter.
-const DEFAULT_CONTEXT: usize = 4096;
-
 /// A conversation: its tokens, the KV cache over a prefix of them, and the adapters it runs with.
 pub struct Session {
     model: Arc<Model>,
@@ -43,6 +40,7 @@ pub struct Session {
     tokens: Vec<u32>,
     adapters: ActiveAdapters,
     swap_us: f64,
+    batch: usize,
 }
 
 impl Session {
@@ -51,7 +49,7 @@ impl Session {
     /// # Errors
     /// [`SessionError::Model`] if the context or the KV type does not suit the model.
     pub fn new(model: Arc<Model>, options: &SessionOptions) -> Result<Self, SessionError> {
-        let context = options.context.unwrap_or_else(|| model.decoder().context.min(DEFAULT_CONTEXT));
+        let context = options.context.unwrap_or_else(|| model.decoder().context.min(KvCache::DEFAULT_CAPACITY));
         let exact = model.compute().tier() == Tier::Reference;
         let kv_type = options.kv.unwrap_or(if exact { KvType::F32 } else { KvType::F16 });
         let kv = model.kv_cache(kv_type, context)?;
@@ -59,7 +57,7 @@ impl Session {
         let scratch = model.scratch(batch);
         // One more than fits: the token that finds the context full.
         let tokens = Vec::with_capacity(context + 1);
-        Ok(Self { model, kv, scratch, tokens, adapters: ActiveAdapters::none(), swap_us: 0.0 })
+        Ok(Self { model, kv, scratch, tokens, adapters: ActiveAdapters::none(), swap_us: 0.0, batch })
     }
 
     /// The model it runs.
@@ -145,6 +143,15 @@ impl Session {
         self.set_tokens(&[]);
     }
 
+    /// Gives memory back to the system until the next run: that of the buffers, which are made again in no time, and on demand
+    /// that of keys and values, which are then computed anew from the whole history. The history itself stays.
+    pub fn trim(&mut self, keys_and_values: bool) {
+        if keys_and_values {
+            self.kv.release();
+        }
+        self.scratch = self.model.scratch(1);
+    }
+
     /// Runs whatever the KV cache does not hold yet and returns the logits after the last token, to be read or changed
     /// in place. `cancel` is looked at before every batch; what was run by then stays.
     ///
@@ -168,7 +175,7 @@ impl Session {
             let capacity = self.kv.capacity();
             return Err(ModelError::ContextFull { capacity, used: from, added: end - from }.into());
         }
-        let batch = self.scratch.batch();
+        let batch = self.batch;
         while from < end {
             if cancel.is_cancelled() {
                 return Err(SessionError::Cancelled);
@@ -191,6 +198,7 @@ impl Session {
     }
 
     fn forward(&mut self, range: std::ops::Range<usize>, wanted: Wanted<'_>) -> Result<(), SessionError> {
+        self.untrim()?;
         let mut pass = Pass {
             gguf: self.model.gguf(),
             compute: self.model.compute(),
@@ -199,5 +207,16 @@ impl Session {
             scratch: &mut self.scratch,
         };
         Ok(self.model.decoder().forward(&mut pass, &self.tokens[range], wanted)?)
+    }
+
+    /// Takes the memory again that [`Self::trim`] gave back.
+    fn untrim(&mut self) -> Result<(), SessionError> {
+        if self.kv.is_released() {
+            self.kv = self.model.kv_cache(self.kv.kv_type(), self.kv.capacity())?;
+        }
+        if self.scratch.batch() != self.batch {
+            self.scratch = self.model.scratch(self.batch);
+        }
+        Ok(())
     }
 }
