@@ -65,12 +65,12 @@ public final class Session: Sendable {
     ///   ``TimbreError/busy(what:)``.
     @discardableResult
     public func setAdapters(_ adapters: [Adapter], policy: SwapPolicy = .recompute) async throws -> Duration {
-        try await setAdapters(adapters.map { $0.weighted(1) }, policy: policy)
+        try await setAdapters(mixing: adapters.map { $0.weighted(1) }, policy: policy)
     }
 
     /// Changes the voice to a mixture: each adapter times its weight.
     @discardableResult
-    public func setAdapters(_ adapters: [WeightedAdapter], policy: SwapPolicy = .recompute) async throws -> Duration {
+    public func setAdapters(mixing adapters: [WeightedAdapter], policy: SwapPolicy = .recompute) async throws -> Duration {
         try await queue.run { [native] in
             let policy: TimbreNative.SwapPolicy = switch policy {
             case .recompute: .recompute
