@@ -38,7 +38,7 @@ public final class Adapter: Sendable {
     }
 
     private convenience init(_ load: @escaping @Sendable () throws -> NativeAdapter) async throws {
-        let (native, info) = try await OffPool.concurrent.run {
+        let (native, info) = try await OffPool.shared.run {
             let native = try load()
             return (native, AdapterInfo(try native.info()))
         }
@@ -59,7 +59,7 @@ public final class Adapter: Sendable {
     ///
     /// - Throws: ``TimbreError/incompatibleAdapter(what:expected:found:)`` with what does not fit.
     public func checkCompatibility(with model: Model) async throws {
-        try await OffPool.concurrent.run { [native] in try native.checkCompatible(model: model.native) }
+        try await OffPool.shared.run { [native] in try native.checkCompatible(model: model.native) }
     }
 
     /// The weighted sum of adapters, an adapter again.
@@ -80,12 +80,12 @@ public final class Adapter: Sendable {
     ///   way to say, such as `.half` in a directory.
     public func save(to url: URL, precision: Precision = .single) async throws {
         let path = url.path
-        try await OffPool.concurrent.run { [native] in try native.save(path: path, f16: precision == .half) }
+        try await OffPool.shared.run { [native] in try native.save(path: path, f16: precision == .half) }
     }
 
     /// The data of a single file.
     public func data(precision: Precision = .single) async throws -> Data {
-        try await OffPool.concurrent.run { [native] in try native.toBytes(f16: precision == .half) }
+        try await OffPool.shared.run { [native] in try native.toBytes(f16: precision == .half) }
     }
 
     /// How an adapter's numbers are written.

@@ -13,7 +13,7 @@ public struct Generation: AsyncSequence, Sendable {
     private let owner: Owner
 
     init(
-        on queue: DispatchQueue,
+        on queue: SerialQueue,
         begin: @escaping @Sendable () throws -> NativeGeneration,
         onEnd: @escaping @Sendable () -> Void
     ) {
@@ -25,7 +25,7 @@ public struct Generation: AsyncSequence, Sendable {
                     let native = try begin()
                     run.attach(native)
                     // Waiting for tokens is not the session's queue's to do: what is asked of it meanwhile is to be answered.
-                    OffPool.concurrent.async { run.pump(native, into: continuation, onEnd: onEnd) }
+                    OffPool.shared.async { run.pump(native, into: continuation, onEnd: onEnd) }
                 } catch {
                     run.end(.failure(translated(error)), continuation, onEnd)
                 }

@@ -33,7 +33,7 @@ public final class Model: Sendable {
         let listener = Progress(report: progress)
         let path = url.path
         (native, info) = try await withTaskCancellationHandler {
-            try await OffPool.concurrent.run {
+            try await OffPool.shared.run {
                 let native = try NativeModel.open(path: path, options: try options.native, progress: listener)
                 return (native, ModelInfo(try native.info()))
             }
@@ -44,12 +44,12 @@ public final class Model: Sendable {
 
     /// The number of tokens in a text, without any that the model puts around it.
     public func tokenCount(of text: String) async throws -> Int {
-        try await OffPool.concurrent.run { [native] in Int(try native.tokenCount(text: text)) }
+        try await OffPool.shared.run { [native] in Int(try native.tokenCount(text: text)) }
     }
 
     /// What a session of this model will take.
     public func memoryEstimate(for options: SessionOptions = SessionOptions()) async throws -> MemoryEstimate {
-        try await OffPool.concurrent.run { [native] in
+        try await OffPool.shared.run { [native] in
             let context = try options.context?.checked("context", atLeast: 1)
             return MemoryEstimate(try native.memoryEstimate(context: context, kv: options.cache.native))
         }
@@ -60,7 +60,7 @@ public final class Model: Sendable {
         contentsOf url: URL, for options: SessionOptions = SessionOptions()
     ) async throws -> MemoryEstimate {
         let path = url.path
-        return try await OffPool.concurrent.run {
+        return try await OffPool.shared.run {
             let context = try options.context?.checked("context", atLeast: 1)
             return MemoryEstimate(try TimbreNative.estimateMemory(path: path, context: context, kv: options.cache.native))
         }

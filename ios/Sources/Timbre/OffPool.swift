@@ -3,20 +3,106 @@ import Foundation
 /// Where calls into the engine run.
 ///
 /// They block: for microseconds most of them, for as long as a token takes those that wait for one. Swift's cooperative pool has
-/// a thread a core and stalls if they block, so none of them is made on it. The class of the queues is also what makes the engine's
-/// own threads run on the fast cores, for a thread inherits it from the one that starts it.
-enum OffPool {
-    /// Calls that are independent of each other.
-    static let concurrent = DispatchQueue(label: "timbre", qos: .userInitiated, attributes: .concurrent)
+/// a thread a core and stalls if they block, so none of them is made on it; nor on a dispatch queue, for on Linux that pool is one. Threads
+/// of this module's own wait instead, as many as there are calls at a time. Their class is also what makes the engine's threads run on
+/// the fast cores, for a thread inherits it from the one that starts it.
+final class OffPool: Sendable {
+    typealias Job = @Sendable () -> Void
 
-    /// A queue for the calls of one object, which run in the order they were made.
-    static func serial(_ label: String) -> DispatchQueue {
-        DispatchQueue(label: label, qos: .userInitiated, target: concurrent)
+    /// The threads of all objects here.
+    static let shared = OffPool()
+
+    private struct State {
+        var jobs: [Job] = []
+        /// Threads that wait for a job.
+        var idle = 0
+    }
+
+    /// How long a thread waits for the next job before it ends.
+    private static let patience: TimeInterval = 5
+
+    private let state = Locked(State())
+    /// One count a job that an idle thread is to take.
+    private let offered = DispatchSemaphore(value: 0)
+
+    /// Runs `job` soon, on a thread of its own for as long as it takes.
+    func async(_ job: @escaping Job) {
+        let isTaken = state.with { state in
+            state.jobs.append(job)
+            return state.idle >= state.jobs.count
+        }
+        if isTaken {
+            offered.signal()
+        } else {
+            let thread = Thread { [self] in work() }
+            thread.name = "timbre"
+            thread.qualityOfService = .userInitiated
+            thread.start()
+        }
+    }
+
+    private func work() {
+        while let job = next() {
+            #if canImport(ObjectiveC)
+                autoreleasepool { job() }
+            #else
+                job()
+            #endif
+        }
+    }
+
+    private func next() -> Job? {
+        if let job = state.with({ $0.jobs.popFirst() }) { return job }
+        state.with { $0.idle += 1 }
+        _ = offered.wait(timeout: .now() + Self.patience)
+        return state.with { state in
+            state.idle -= 1
+            return state.jobs.popFirst()
+        }
+    }
+
+    /// Runs `work` and returns what it returns, or throws what it throws, in this module's terms.
+    func run<Value: Sendable>(_ work: @escaping @Sendable () throws -> Value) async throws -> Value {
+        try await withCheckedThrowingContinuation { continuation in
+            async { continuation.resume(with: Result(translating: work)) }
+        }
     }
 }
 
-extension DispatchQueue {
-    /// Runs `work` on the queue and returns what it returns, or throws what it throws, in this module's terms.
+extension Array {
+    fileprivate mutating func popFirst() -> Element? {
+        isEmpty ? nil : removeFirst()
+    }
+}
+
+/// The calls of one object, one after the other in the order they were made.
+final class SerialQueue: Sendable {
+    private struct State {
+        var jobs: [OffPool.Job] = []
+        var isRunning = false
+    }
+
+    private let state = Locked(State())
+
+    func async(_ job: @escaping OffPool.Job) {
+        let isFirst = state.with { state in
+            state.jobs.append(job)
+            defer { state.isRunning = true }
+            return !state.isRunning
+        }
+        guard isFirst else { return }
+        OffPool.shared.async { [state] in
+            while let job = state.with({ state in
+                let job = state.jobs.popFirst()
+                state.isRunning = job != nil
+                return job
+            }) {
+                job()
+            }
+        }
+    }
+
+    /// Runs `work` in its turn and returns what it returns, or throws what it throws, in this module's terms.
     func run<Value: Sendable>(_ work: @escaping @Sendable () throws -> Value) async throws -> Value {
         try await withCheckedThrowingContinuation { continuation in
             async { continuation.resume(with: Result(translating: work)) }

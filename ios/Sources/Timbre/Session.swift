@@ -15,7 +15,7 @@ public final class Session: Sendable {
 
     private let native: NativeSession
     /// The session's calls, in the order they were made.
-    private let queue = OffPool.serial("timbre.session")
+    private let queue = SerialQueue()
     private let replies = Locked(0)
 
     /// Opens a session: all its memory but that of the first reply's prompt is planned now.

@@ -40,7 +40,7 @@ public final class Tuner: AsyncSequence, Sendable {
     public init(
         model: Model, data: TuningData, options: TuningOptions = TuningOptions(), name: String = "tuned"
     ) async throws {
-        native = try await OffPool.concurrent.run {
+        native = try await OffPool.shared.run {
             try NativeTuner(model: model.native, data: data.native, options: try options.native, name: name)
         }
         plannedBytes = Int(clamping: native.plannedBytes())
@@ -127,7 +127,7 @@ private final class Run: Sendable {
             return !started
         }
         guard first else { return }
-        OffPool.concurrent.async { [native, continuation, completion] in
+        OffPool.shared.async { [native, continuation, completion] in
             let result = Result<TuningResult, any Error>(translating: {
                 try native.start()
                 while case let news = try native.next(), !news.isEmpty {

@@ -77,8 +77,15 @@ final class ErrorTests: XCTestCase {
             }
             XCTAssertFalse(what.isEmpty || expected.isEmpty || found.isEmpty, failure.localizedDescription)
         }
-        let response = try await session.respond(to: question, options: GenerationOptions(maximumResponseTokens: 4))
+        let continued = session.streamCompletion(of: question, options: GenerationOptions(maximumResponseTokens: 4))
+        let response = try await continued.collect()
         XCTAssertEqual(response.statistics.generatedTokens, 4)
+
+        // That file has no chat template either.
+        let chat = await error(of: { _ = try await session.respond(to: question) })
+        guard case .unsupportedModel = try timbre(chat) else { return XCTFail("\(chat)") }
+        let instructed = await error(of: { _ = try await Session(model: gemma, instructions: "Answer briefly.") })
+        guard case .unsupportedModel = try timbre(instructed) else { return XCTFail("\(instructed)") }
     }
 
     func testMoreMemoryThanThereIs() async throws {
@@ -153,6 +160,7 @@ final class ErrorTests: XCTestCase {
             ("no texts", { _ = try await Tuner(model: model, data: .texts([])) }),
         ]
         for (what, call) in calls {
+            print("argument: \(what)")
             let failure = await error(of: call)
             guard case .invalidArgument = try timbre(failure) else {
                 XCTFail("\(what): \(failure)")
