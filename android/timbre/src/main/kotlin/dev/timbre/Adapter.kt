@@ -1,10 +1,11 @@
 package dev.timbre
 
 import dev.timbre.ffi.NativeAdapter
+import dev.timbre.internal.Handle
 import dev.timbre.internal.native
 import dev.timbre.internal.public
-import dev.timbre.internal.toNative
 import dev.timbre.internal.typed
+import dev.timbre.internal.using
 import java.io.File
 
 /**
@@ -12,10 +13,11 @@ import java.io.File
  *
  * A value: it never changes, knows no model until a session uses it, and may be used by any number of them at once.
  */
-public class Adapter internal constructor(internal val handle: NativeAdapter) : AutoCloseable {
+public class Adapter internal constructor(native: NativeAdapter) : AutoCloseable {
+    internal val handle = Handle(native, "adapter")
 
     /** What it is. */
-    public val info: AdapterInfo = typed { handle.info() }.public()
+    public val info: AdapterInfo = typed { native.info() }.public()
 
     /** What errors call it: its file's name, without the ending. */
     public val name: String get() = info.name
@@ -28,7 +30,8 @@ public class Adapter internal constructor(internal val handle: NativeAdapter) : 
      *
      * @throws TimbreException.IncompatibleAdapter with what does not fit
      */
-    public suspend fun requireCompatible(model: Model): Unit = native { handle.checkCompatible(model.handle) }
+    public suspend fun requireCompatible(model: Model): Unit = 
+        native { handle.use { adapter -> model.handle.use { adapter.checkCompatible(it) } } }
 
     /** Why it does not go with [model], or `null` if it does. */
     public suspend fun incompatibility(model: Model): TimbreException.IncompatibleAdapter? =
@@ -46,11 +49,11 @@ public class Adapter internal constructor(internal val handle: NativeAdapter) : 
      * @param halfPrecision whether a single file holds 16-bit numbers, half the size
      */
     public suspend fun save(file: File, halfPrecision: Boolean = false): Unit =
-        native { handle.save(file.path, halfPrecision) }
+        native { handle.use { it.save(file.path, halfPrecision) } }
 
     /** The bytes of a single file, for a place that is no file. */
     public suspend fun toByteArray(halfPrecision: Boolean = false): ByteArray =
-        native { handle.toBytes(halfPrecision) }
+        native { handle.use { it.toBytes(halfPrecision) } }
 
     override fun close(): Unit = handle.close()
 
@@ -80,7 +83,15 @@ public class Adapter internal constructor(internal val handle: NativeAdapter) : 
          * @param model gives shapes where the adapters' positions differ and their files carry none
          */
         public suspend fun mix(name: String, parts: List<WeightedAdapter>, model: Model? = null): Adapter =
-            native { Adapter(dev.timbre.ffi.mixAdapters(name, parts.map { it.toNative() }, model?.handle)) }
+            native {
+                parts.using { native ->
+                    val mixed = when (model) {
+                        null -> dev.timbre.ffi.mixAdapters(name, native, null)
+                        else -> model.handle.use { dev.timbre.ffi.mixAdapters(name, native, it) }
+                    }
+                    Adapter(mixed)
+                }
+            }
     }
 }
 

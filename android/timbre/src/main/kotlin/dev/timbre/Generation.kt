@@ -1,6 +1,7 @@
 package dev.timbre
 
 import dev.timbre.ffi.NativeGeneration
+import dev.timbre.internal.Handle
 import dev.timbre.internal.native
 import dev.timbre.internal.public
 import dev.timbre.internal.typed
@@ -14,9 +15,10 @@ import kotlinx.coroutines.flow.flow
  * Most code wants [Session.respond] or [Session.stream], which close it themselves.
  */
 public class Generation internal constructor(
-    private val handle: NativeGeneration,
+    native: NativeGeneration,
     gather: Duration,
 ) : AutoCloseable {
+    private val handle = Handle(native, "generation")
 
     /**
      * Its text as it comes, in pieces of whole characters. Each piece goes to one collector, so it is to be collected once; a
@@ -26,7 +28,7 @@ public class Generation internal constructor(
         val milliseconds = gather.inWholeMilliseconds.coerceIn(0, UInt.MAX_VALUE.toLong()).toUInt()
         try {
             while (true) {
-                emit(native(onCancel = ::cancel) { handle.next(milliseconds) } ?: break)
+                emit(native(onCancel = ::cancel) { handle.use { it.next(milliseconds) } } ?: break)
             }
         } finally {
             cancel()
@@ -34,17 +36,13 @@ public class Generation internal constructor(
     }
 
     /** Whether it has ended. */
-    public val isFinished: Boolean get() = typed { handle.isFinished() }
+    public val isFinished: Boolean get() = typed { handle.use { it.isFinished() } }
 
     /** The whole reply, when it has ended. Cancelling the coroutine that waits ends the generation. */
-    public suspend fun result(): Reply = native(onCancel = ::cancel) { handle.result() }.public()
+    public suspend fun result(): Reply = native(onCancel = ::cancel) { handle.use { it.result() } }.public()
 
     /** Ends it within a token, or within a batch of the prompt. Returns at once; [result] is what it had come to. */
-    public fun cancel() {
-        if (!handle.uniffiIsDestroyed) {
-            handle.cancel()
-        }
-    }
+    public fun cancel(): Unit = handle.ifOpen { it.cancel() }
 
     override fun close() {
         // A call that waits for text holds on to the native object, so that closing alone would not end it.

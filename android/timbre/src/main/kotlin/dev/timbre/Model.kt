@@ -3,11 +3,13 @@ package dev.timbre
 import dev.timbre.ffi.NativeModel
 import dev.timbre.ffi.NativeSession
 import dev.timbre.ffi.NativeTuner
+import dev.timbre.internal.Handle
 import dev.timbre.internal.Progress
 import dev.timbre.internal.native
 import dev.timbre.internal.public
 import dev.timbre.internal.toNative
 import dev.timbre.internal.typed
+import dev.timbre.internal.using
 import java.io.File
 
 /**
@@ -22,10 +24,11 @@ import java.io.File
  * }
  * ```
  */
-public class Model private constructor(internal val handle: NativeModel) : AutoCloseable {
+public class Model private constructor(native: NativeModel) : AutoCloseable {
+    internal val handle = Handle(native, "model")
 
     /** What it is. */
-    public val info: ModelInfo = typed { handle.info() }.public()
+    public val info: ModelInfo = typed { native.info() }.public()
 
     /** Its identity, which adapters made for it name. */
     public val fingerprint: String get() = info.fingerprint
@@ -36,7 +39,7 @@ public class Model private constructor(internal val handle: NativeModel) : AutoC
      * @throws TimbreException.OutOfMemory if the keys and values of a full context do not fit into memory
      */
     public suspend fun session(options: SessionOptions = SessionOptions()): Session =
-        Session(native { NativeSession(handle, options.toNative()) })
+        Session(native { handle.use { NativeSession(it, options.toNative()) } })
 
     /**
      * A fine-tune of an adapter for it, prepared but not begun.
@@ -48,14 +51,20 @@ public class Model private constructor(internal val handle: NativeModel) : AutoC
         data: TuningData,
         options: TuningOptions = TuningOptions(),
         name: String = "tuned",
-    ): Tuner = Tuner(native { NativeTuner(handle, data.toNative(), options.toNative(), name) })
+    ): Tuner {
+        val examples = data.toNative()
+        val prepared = native {
+            handle.use { model -> options.using { NativeTuner(model, examples, it, name) } }
+        }
+        return Tuner(prepared)
+    }
 
     /** Tokens of a text, without any that the model puts around it. */
-    public suspend fun tokenCount(text: String): Int = native { handle.tokenCount(text).toInt() }
+    public suspend fun tokenCount(text: String): Int = native { handle.use { it.tokenCount(text).toInt() } }
 
     /** What a session of it would take. */
     public suspend fun memoryEstimate(context: Int? = null, kv: KvPrecision = KvPrecision.F16): MemoryEstimate =
-        native { handle.memoryEstimate(context.toNative("context"), kv.toNative()) }.public()
+        native { handle.use { it.memoryEstimate(context.toNative("context"), kv.toNative()) } }.public()
 
     override fun close(): Unit = handle.close()
 

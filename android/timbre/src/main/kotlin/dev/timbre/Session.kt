@@ -1,10 +1,12 @@
 package dev.timbre
 
 import dev.timbre.ffi.NativeSession
+import dev.timbre.internal.Handle
 import dev.timbre.internal.native
 import dev.timbre.internal.public
 import dev.timbre.internal.toNative
 import dev.timbre.internal.typed
+import dev.timbre.internal.using
 import java.io.File
 import kotlin.time.Duration
 import kotlin.time.Duration.Companion.microseconds
@@ -25,13 +27,14 @@ import kotlinx.coroutines.flow.flow
  * session.stream("What is a friend?").collect { print(it) }
  * ```
  */
-public class Session internal constructor(private val handle: NativeSession) : AutoCloseable {
+public class Session internal constructor(native: NativeSession) : AutoCloseable {
+    private val handle = Handle(native, "session")
 
     /** The messages so far, instructions included. While a reply is generated, the message it replies to is the last. */
-    public val history: List<Message> get() = typed { handle.history() }.map { it.public() }
+    public val history: List<Message> get() = typed { handle.use { it.history() } }.map { it.public() }
 
     /** Tokens it can hold. */
-    public val capacity: Int = typed { handle.capacity() }.toInt()
+    public val capacity: Int = typed { native.capacity() }.toInt()
 
     /** Swaps to these adapters, each as it is; none for the base model. See the other form. */
     public suspend fun setAdapters(vararg adapters: Adapter, policy: SwapPolicy = SwapPolicy.RECOMPUTE): Duration =
@@ -47,7 +50,7 @@ public class Session internal constructor(private val handle: NativeSession) : A
         adapters: List<WeightedAdapter>,
         policy: SwapPolicy = SwapPolicy.RECOMPUTE,
     ): Duration = native {
-        handle.setAdapters(adapters.map { it.toNative() }, policy.toNative()).microseconds
+        handle.use { session -> adapters.using { session.setAdapters(it, policy.toNative()) } }.microseconds
     }
 
     /**
@@ -78,7 +81,7 @@ public class Session internal constructor(private val handle: NativeSession) : A
     /** The running reply to [prompt] as an object, for who wants to cancel it by hand. It is to be closed. */
     public suspend fun generate(prompt: String, options: GenerationOptions = GenerationOptions()): Generation {
         val native = options.toNative()
-        return Generation(native { handle.respond(prompt, native) }, options.gather)
+        return Generation(native { handle.use { it.respond(prompt, native) } }, options.gather)
     }
 
     /**
@@ -87,27 +90,27 @@ public class Session internal constructor(private val handle: NativeSession) : A
      */
     public suspend fun complete(text: String, options: GenerationOptions = GenerationOptions()): Generation {
         val native = options.toNative()
-        return Generation(native { handle.complete(text, native) }, options.gather)
+        return Generation(native { handle.use { it.complete(text, native) } }, options.gather)
     }
 
     /** Makes these the messages so far. */
     public suspend fun setHistory(messages: List<Message>): Unit =
-        native { handle.setHistory(messages.map { it.toNative() }) }
+        native { handle.use { session -> session.setHistory(messages.map { it.toNative() }) } }
 
     /** Forgets everything but the instructions and the adapters. */
-    public suspend fun clear(): Unit = native { handle.clear() }
+    public suspend fun clear(): Unit = native { handle.use { it.clear() } }
 
     /** Tokens of [history] in the model's own format: what the next prompt begins with. */
-    public suspend fun historyTokens(): Int = native { handle.historyTokens().toInt() }
+    public suspend fun historyTokens(): Int = native { handle.use { it.historyTokens().toInt() } }
 
     /**
      * Makes [file] hold the conversation: its messages and tokens, not its keys and values, which the first reply after
      * [restore] computes anew. The file is replaced whole: a crash leaves the old one.
      */
-    public suspend fun save(file: File): Unit = native { handle.save(file.path) }
+    public suspend fun save(file: File): Unit = native { handle.use { it.save(file.path) } }
 
     /** What [save] writes. */
-    public suspend fun toByteArray(): ByteArray = native { handle.saveBytes() }
+    public suspend fun toByteArray(): ByteArray = native { handle.use { it.saveBytes() } }
 
     /**
      * Makes the conversation the one in [file]. Adapters stay as they are.
@@ -115,25 +118,24 @@ public class Session internal constructor(private val handle: NativeSession) : A
      * @throws TimbreException.CorruptFile if the file is damaged; the session keeps what it had
      * @throws TimbreException.InvalidArgument if it is of another base model
      */
-    public suspend fun restore(file: File): Unit = native { handle.restore(file.path) }
+    public suspend fun restore(file: File): Unit = native { handle.use { it.restore(file.path) } }
 
     /** [restore] from what [toByteArray] gave. */
-    public suspend fun restore(bytes: ByteArray): Unit = native { handle.restoreBytes(bytes) }
+    public suspend fun restore(bytes: ByteArray): Unit = native { handle.use { it.restoreBytes(bytes) } }
 
     /**
      * Gives memory back until the next reply; quick enough for the main thread. `false` while a reply is generated, which
      * needs it.
      */
-    public fun trimMemory(level: TrimLevel = TrimLevel.ALL): Boolean = typed { handle.trimMemory(level.toNative()) }
+    public fun trimMemory(level: TrimLevel = TrimLevel.ALL): Boolean =
+        typed { handle.use { it.trimMemory(level.toNative()) } }
 
     /** Ends the reply that is being generated, if any, within a token. */
-    public fun cancel(): Unit = typed { handle.cancel() }
+    public fun cancel(): Unit = handle.ifOpen { it.cancel() }
 
     /** Ends the reply that is being generated, if any, and gives everything back. */
     override fun close() {
-        if (!handle.uniffiIsDestroyed) {
-            handle.cancel()
-        }
+        cancel()
         handle.close()
     }
 }

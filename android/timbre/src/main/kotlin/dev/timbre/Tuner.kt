@@ -1,6 +1,8 @@
 package dev.timbre
 
 import dev.timbre.ffi.NativeTuner
+import dev.timbre.internal.Handle
+import dev.timbre.internal.bounded
 import dev.timbre.internal.native
 import dev.timbre.internal.public
 import dev.timbre.internal.typed
@@ -19,10 +21,11 @@ import kotlinx.coroutines.flow.flow
  * }
  * ```
  */
-public class Tuner internal constructor(private val handle: NativeTuner) : AutoCloseable {
+public class Tuner internal constructor(native: NativeTuner) : AutoCloseable {
+    private val handle = Handle(native, "tuner")
 
     /** Bytes that the run has planned to take. */
-    public val plannedBytes: Long get() = typed { handle.plannedBytes() }.toLong()
+    public val plannedBytes: Long = typed { native.plannedBytes() }.bounded()
 
     /**
      * Runs to the end of the budget and returns what was learnt. [onEvent] hears of it in the caller's context. Cancelling the
@@ -41,35 +44,31 @@ public class Tuner internal constructor(private val handle: NativeTuner) : AutoC
      */
     public val events: Flow<TuningEvent> = flow {
         try {
-            native { handle.start() }
+            native { handle.use { it.start() } }
             while (true) {
-                val news = native(onCancel = ::cancel) { handle.next() }
+                val news = native(onCancel = ::cancel) { handle.use { it.next() } }
                 if (news.isEmpty()) break
                 news.forEach { emit(it.public()) }
             }
         } finally {
-            if (!isFinished) cancel()
+            cancel()
         }
     }
 
     /** What was learnt, when the run has ended. */
-    public suspend fun result(): TuningResult = native(onCancel = ::cancel) { handle.result() }.public()
+    public suspend fun result(): TuningResult = native(onCancel = ::cancel) { handle.use { it.result() } }.public()
 
     /** Whether the run has ended. */
-    public val isFinished: Boolean get() = !handle.uniffiIsDestroyed && typed { handle.isFinished() }
+    public val isFinished: Boolean get() = typed { handle.use { it.isFinished() } }
 
     /** Lets the run wait at the end of its step. Waiting takes no processor time and none of a budget of time. */
-    public fun pause(): Unit = typed { handle.pause() }
+    public fun pause(): Unit = typed { handle.use { it.pause() } }
 
     /** Lets it go on. */
-    public fun resume(): Unit = typed { handle.resume() }
+    public fun resume(): Unit = typed { handle.use { it.resume() } }
 
     /** Ends the run within a step. What was learnt before is its [result]. */
-    public fun cancel() {
-        if (!handle.uniffiIsDestroyed) {
-            handle.cancel()
-        }
-    }
+    public fun cancel(): Unit = handle.ifOpen { it.cancel() }
 
     override fun close() {
         cancel()

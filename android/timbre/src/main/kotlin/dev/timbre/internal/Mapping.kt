@@ -97,7 +97,11 @@ internal fun TrimLevel.toNative() = when (this) {
     TrimLevel.ALL -> dev.timbre.ffi.TrimLevel.ALL
 }
 
-internal fun WeightedAdapter.toNative() = dev.timbre.ffi.WeightedAdapter(adapter.handle, weight)
+/** Runs [block] with the adapters as the native library takes them, none of which goes away meanwhile. */
+internal fun <R> List<WeightedAdapter>.using(block: (List<dev.timbre.ffi.WeightedAdapter>) -> R): R =
+    map { it.adapter.handle }.useAll { natives ->
+        block(natives.mapIndexed { index, native -> dev.timbre.ffi.WeightedAdapter(native, this[index].weight) })
+    }
 
 internal fun Message.toNative() = dev.timbre.ffi.ChatMessage(role.name, content)
 
@@ -109,13 +113,19 @@ internal fun TuningData.toNative(): dev.timbre.ffi.TuningData = when (this) {
     is TuningData.FromFile -> dev.timbre.ffi.TuningData.File(file.path)
 }
 
-internal fun TuningOptions.toNative() =
+/** Runs [block] with the options as the native library takes them; the adapter among them does not go away meanwhile. */
+internal fun <R> TuningOptions.using(block: (dev.timbre.ffi.TuningOptions) -> R): R = when (val from = from) {
+    null -> block(toNative(null))
+    else -> from.handle.use { block(toNative(it)) }
+}
+
+private fun TuningOptions.toNative(from: dev.timbre.ffi.NativeAdapter?) =
     dev.timbre.ffi.TuningOptions(
         method = when (val method = method) {
             is TuningMethod.Fourier -> dev.timbre.ffi.TuningMethod.Fourier(method.n.toUnsigned("n"), method.alpha)
             is TuningMethod.Lora -> dev.timbre.ffi.TuningMethod.Lora(method.rank.toUnsigned("rank"), method.alpha)
         },
-        from = from?.handle,
+        from = from,
         targets = targets,
         layers = layers,
         budget = when (val budget = budget) {
