@@ -90,6 +90,14 @@ pub fn anon_bytes() -> Result<u64, MemoryError> {
     ProcFile::read(STATUS)?.bytes("RssAnon")
 }
 
+/// Memory that could be had without swapping, in bytes, by the kernel's estimate: free pages and those it would drop.
+///
+/// # Errors
+/// As [`MemorySplit::of_this_process`].
+pub fn available_bytes() -> Result<u64, MemoryError> {
+    ProcFile::read(MEMINFO)?.bytes("MemAvailable")
+}
+
 /// The most anonymous memory seen while it lives, sampled from a thread of its own.
 ///
 /// The kernel's own high-water mark (`VmHWM`) will not do: it counts the pages of the mapped model too.
@@ -160,6 +168,7 @@ impl Drop for PeakAnon {
 
 const SMAPS_ROLLUP: &str = "/proc/self/smaps_rollup";
 const STATUS: &str = "/proc/self/status";
+const MEMINFO: &str = "/proc/meminfo";
 
 /// A file of `/proc` made of lines `Name:   123 kB`.
 struct ProcFile {

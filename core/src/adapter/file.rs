@@ -306,4 +306,12 @@ impl AdapterFile {
     pub fn save_single(&self, path: &Path, f16: bool) -> Result<(), AdapterError> {
         single::save(self, path, f16)
     }
+
+    /// The bytes of a single file, which [`from_single_bytes`](Self::from_single_bytes) reads: for a place that is no file.
+    ///
+    /// # Errors
+    /// As [`save_single`](Self::save_single), but for the file system's.
+    pub fn to_single_bytes(&self, f16: bool) -> Result<Vec<u8>, AdapterError> {
+        single::serialise(self, f16)
+    }
 }

@@ -68,13 +68,16 @@ pub(super) fn parse(bytes: &[u8]) -> Result<AdapterFile, AdapterError> {
 
 /// Writes a file.
 pub(super) fn save(file: &AdapterFile, path: &Path, f16: bool) -> Result<(), AdapterError> {
+    disk::replace(path, &serialise(file, f16)?)
+}
+
+/// A file's bytes.
+pub(super) fn serialise(file: &AdapterFile, f16: bool) -> Result<Vec<u8>, AdapterError> {
     let (header, tensors) = match &file.modules {
         FileModules::Fourier(modules) => fourier::describe(file, modules, f16)?,
         FileModules::Lora(modules) => lora::describe(file, modules, f16)?,
     };
-    let bytes =
-        safetensors::serialize(tensors, Some([(KEY.to_owned(), header)].into())).map_err(AdapterError::Safetensors)?;
-    disk::replace(path, &bytes)
+    safetensors::serialize(tensors, Some([(KEY.to_owned(), header)].into())).map_err(AdapterError::Safetensors)
 }
 
 /// A description, and the tensors that go with it.

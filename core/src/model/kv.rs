@@ -114,13 +114,18 @@ pub(super) struct KvPlane {
 }
 
 impl KvPlane {
-    /// `None` if the system does not give that much memory.
-    fn new(layout: PlaneLayout, capacity: usize) -> Option<Self> {
+    /// 32-bit words that `capacity` positions take, in whole blocks; `None` if no memory has as many.
+    fn len(layout: PlaneLayout, capacity: usize) -> Option<usize> {
         let record = BLOCK.checked_mul(layout.dim)?;
         let elements = record.checked_mul(layout.heads)?.checked_mul(capacity.div_ceil(BLOCK))?;
         // No format takes more than a word for an element, so that nothing below overflows either.
         elements.checked_mul(size_of::<f32>())?;
-        Some(Self { layout, words: Aligned::zeroed(layout.block_words() * capacity.div_ceil(BLOCK))? })
+        Some(layout.block_words() * capacity.div_ceil(BLOCK))
+    }
+
+    /// `None` if the system does not give that much memory.
+    fn new(layout: PlaneLayout, capacity: usize) -> Option<Self> {
+        Some(Self { layout, words: Aligned::zeroed(Self::len(layout, capacity)?)? })
     }
 
     pub(super) fn layout(&self) -> PlaneLayout {
@@ -187,8 +192,46 @@ pub struct KvCache {
 }
 
 impl KvCache {
+    /// Positions of a session that names no number, unless the model was trained for fewer.
+    pub const DEFAULT_CAPACITY: usize = 4096;
     /// Capacities past this are refused.
     pub const MAX_CAPACITY: usize = 1 << 20;
+
+    /// Bytes that a cache would reserve, without making it.
+    ///
+    /// # Errors
+    /// As [`Model::kv_cache`](super::Model::kv_cache).
+    pub(super) fn bytes_of(
+        kv: KvType,
+        capacity: usize,
+        shapes: impl Iterator<Item = (usize, usize)>,
+    ) -> Result<usize, ModelError> {
+        Self::check_capacity(capacity)?;
+        let mut bytes = 0usize;
+        for (heads, head_dim) in shapes {
+            Self::check_head(kv, head_dim)?;
+            for role in [Role::Keys, Role::Values] {
+                let words = KvPlane::len(PlaneLayout::new(role, kv, heads, head_dim), capacity);
+                let total = words.and_then(|words| bytes.checked_add(words * size_of::<f32>()));
+                bytes = total.ok_or(ModelError::KvMemory { capacity })?;
+            }
+        }
+        Ok(bytes)
+    }
+
+    fn check_capacity(capacity: usize) -> Result<(), ModelError> {
+        if capacity == 0 || capacity > Self::MAX_CAPACITY {
+            return Err(ModelError::ContextFull { capacity: Self::MAX_CAPACITY, used: 0, added: capacity });
+        }
+        Ok(())
+    }
+
+    fn check_head(kv: KvType, head_dim: usize) -> Result<(), ModelError> {
+        if kv == KvType::Q8_0 && !head_dim.is_multiple_of(Q8_GROUP) {
+            return Err(ModelError::KvHead { kv: kv.name(), head_dim });
+        }
+        Ok(())
+    }
 
     /// `shapes` gives each layer's KV heads and head size.
     ///
@@ -200,15 +243,11 @@ impl KvCache {
         capacity: usize,
         shapes: impl Iterator<Item = (usize, usize)>,
     ) -> Result<Self, ModelError> {
-        if capacity == 0 || capacity > Self::MAX_CAPACITY {
-            return Err(ModelError::ContextFull { capacity: Self::MAX_CAPACITY, used: 0, added: capacity });
-        }
+        Self::check_capacity(capacity)?;
         let mut layers = Vec::new();
         let mut bytes = 0;
         for (heads, head_dim) in shapes {
-            if kv == KvType::Q8_0 && !head_dim.is_multiple_of(Q8_GROUP) {
-                return Err(ModelError::KvHead { kv: kv.name(), head_dim });
-            }
+            Self::check_head(kv, head_dim)?;
             let layer = KvLayer::new(kv, heads, head_dim, capacity).ok_or(ModelError::KvMemory { capacity })?;
             bytes += layer.bytes();
             layers.push(layer);
@@ -234,6 +273,18 @@ impl KvCache {
     /// Whether no position is held.
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// Forgets every position and gives the memory back. The cache cannot be run with any more; one like it is to take its
+    /// place ([`Self::is_released`]).
+    pub fn release(&mut self) {
+        self.layers = Vec::new();
+        self.len = 0;
+    }
+
+    /// Whether its memory was given back.
+    pub fn is_released(&self) -> bool {
+        self.layers.is_empty()
     }
 
     /// Forgets every position from `len` on.

@@ -11,6 +11,7 @@ mod bind;
 pub mod blocks;
 mod decoder;
 mod error;
+mod estimate;
 mod gemma3;
 #[cfg(feature = "gpu")]
 pub mod gpu;
@@ -27,6 +28,7 @@ pub use backend::Backend;
 pub use bind::{ActiveAdapters, BoundAdapter};
 pub use decoder::{Decoder, Pass, Wanted};
 pub use error::ModelError;
+pub use estimate::MemoryEstimate;
 pub use gradient::{GradientOptions, GradientPass, Loss, Sequence};
 pub use kv::{KvCache, KvLayer, KvType};
 pub use opened::{Model, ModelInfo, ModelOptions};

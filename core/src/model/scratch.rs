@@ -74,6 +74,17 @@ impl Scratch {
         }
     }
 
+    /// Bytes that a pass over `batch` rows plans at most, activations in both forms included, workers' own buffers excluded.
+    pub(super) fn bytes_of(decoder: &Decoder, batch: usize) -> usize {
+        let largest = |f: fn(&Heads) -> usize| decoder.layers.iter().map(|l| f(&l.attention.heads)).max().unwrap_or(1);
+        let (q_len, kv_len) = (largest(|h| h.q_len()), largest(|h| h.kv_len()));
+        let widest = decoder.hidden.max(decoder.inner).max(q_len);
+        let angles: usize = decoder.ropes.iter().map(|r| 2 * r.angles()).sum();
+        let floats = 3 * decoder.hidden + 2 * (q_len + kv_len + decoder.inner) + angles;
+        // Activations: f32, two planes of bytes and, where there is no product of bytes, words; the logits and a sampler's view.
+        batch * (floats * size_of::<f32>() + widest * (4 + 1 + 1 + 2)) + decoder.vocab * (4 + 8)
+    }
+
     /// Rows of a batch.
     pub fn batch(&self) -> usize {
         self.batch

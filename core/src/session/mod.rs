@@ -10,6 +10,7 @@ mod sampler;
 mod score;
 #[allow(clippy::module_inception)]
 mod session;
+mod state;
 mod stats;
 mod stream;
 mod template;
@@ -21,6 +22,7 @@ pub use generation::{CancelHandle, Finish, GenerateOptions, Generation};
 pub use sampler::{Sampler, SamplerError, SamplerOptions};
 pub use score::Perplexity;
 pub use session::{Session, SessionOptions, SwapPolicy};
+pub use state::{SessionState, StateError};
 pub use stats::Stats;
 pub use stream::{Piece, StreamError, TextStream};
 pub use template::{ChatTemplate, Message, TemplateError};

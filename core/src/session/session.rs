@@ -37,9 +37,6 @@ pub enum SwapPolicy {
     Keep,
 }
 
-/// Context of a session that names none, unless the model's is shorter.
-const DEFAULT_CONTEXT: usize = 4096;
-
 /// A conversation: its tokens, the KV cache over a prefix of them, and the adapters it runs with.
 pub struct Session {
     model: Arc<Model>,
@@ -53,6 +50,8 @@ pub struct Session {
     tokens: Vec<u32>,
     adapters: ActiveAdapters,
     swap_us: f64,
+    /// Rows run together on the CPU.
+    batch: usize,
 }
 
 impl Session {
@@ -62,7 +61,7 @@ impl Session {
     /// [`SessionError::Model`] if the context or the KV type does not suit the model, or a GPU was asked for and there is none
     /// that can run it.
     pub fn new(model: Arc<Model>, options: &SessionOptions) -> Result<Self, SessionError> {
-        let context = options.context.unwrap_or_else(|| model.decoder().context.min(DEFAULT_CONTEXT));
+        let context = options.context.unwrap_or_else(|| model.decoder().context.min(KvCache::DEFAULT_CAPACITY));
         let exact = model.compute().tier() == Tier::Reference;
         let kv_type = options.kv.unwrap_or(if exact { KvType::F32 } else { KvType::F16 });
         let kv = model.kv_cache(kv_type, context)?;
@@ -72,7 +71,7 @@ impl Session {
         let tokens = Vec::with_capacity(context + 1);
         let device = Device::new(&model, options, kv_type, context)?;
         let adapters = ActiveAdapters::none();
-        Ok(Self { model, kv, scratch, device, ran: Backend::Cpu, tokens, adapters, swap_us: 0.0 })
+        Ok(Self { model, kv, scratch, device, ran: Backend::Cpu, tokens, adapters, swap_us: 0.0, batch })
     }
 
     /// What ran the last token.
@@ -193,6 +192,15 @@ impl Session {
         Ok(self.device.times(&self.model, &self.adapters, tokens, self.scratch.logits_mut())?)
     }
 
+    /// Gives memory back to the system until the next run: that of the buffers, which are made again in no time, and on demand
+    /// that of keys and values, which are then computed anew from the whole history. The history itself stays.
+    pub fn trim(&mut self, keys_and_values: bool) {
+        if keys_and_values {
+            self.kv.release();
+        }
+        self.scratch = self.model.scratch(1);
+    }
+
     /// Runs whatever the KV cache does not hold yet and returns the logits after the last token, to be read or changed
     /// in place. `cancel` is looked at before every batch; what was run by then stays.
     ///
@@ -226,7 +234,7 @@ impl Session {
     /// Runs the tokens that the cache of the backend does not hold.
     fn run_rest(&mut self, cancel: &CancelHandle) -> Result<(), SessionError> {
         let end = self.tokens.len();
-        let batch = if self.device.runs() { self.device.batch() } else { self.scratch.batch() };
+        let batch = if self.device.runs() { self.device.batch() } else { self.batch };
         let mut from = self.cached();
         while from < end {
             if cancel.is_cancelled() {
@@ -269,6 +277,9 @@ impl Session {
     }
 
     fn forward(&mut self, range: std::ops::Range<usize>, wanted: Wanted<'_>) -> Result<(), SessionError> {
+        if !self.device.runs() {
+            self.untrim()?;
+        }
         let tokens = &self.tokens[range];
         if self.device.runs() {
             self.ran = Backend::Gpu;
@@ -284,5 +295,16 @@ impl Session {
             scratch: &mut self.scratch,
         };
         Ok(self.model.decoder().forward(&mut pass, tokens, wanted)?)
+    }
+
+    /// Takes the memory again that [`Self::trim`] gave back.
+    fn untrim(&mut self) -> Result<(), SessionError> {
+        if self.kv.is_released() {
+            self.kv = self.model.kv_cache(self.kv.kv_type(), self.kv.capacity())?;
+        }
+        if self.scratch.batch() != self.batch {
+            self.scratch = self.model.scratch(self.batch);
+        }
+        Ok(())
     }
 }

@@ -106,6 +106,22 @@ pub enum TuneError {
         /// The limit, in tokens.
         max_length: usize,
     },
+    /// One of the examples that were handed over is none.
+    #[error("example {number}: {source}")]
+    Example {
+        /// Which, from 1.
+        number: usize,
+        /// What is wrong with it.
+        source: LineError,
+    },
+    /// No examples were handed over, or none with a token to learn.
+    #[error("none of {examples} examples has a token to learn within its first {max_length}")]
+    NothingGiven {
+        /// Examples there were.
+        examples: usize,
+        /// The limit, in tokens.
+        max_length: usize,
+    },
     /// Setting the held-out part aside leaves nothing to learn from.
     #[error("{examples} examples, of which {heldout} are held out, leave none to learn from")]
     NothingLeft {

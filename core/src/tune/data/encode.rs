@@ -106,15 +106,28 @@ impl Encoder {
     /// [`TuneError::Tokenizer`].
     pub fn text(&self, text: &str, length: usize) -> Result<Vec<Sequence>, TuneError> {
         let ids = self.tokenizer.encode(text, EncodeOptions { parse_special: true, add_bos: false })?;
-        let bos = self.tokenizer.bos().filter(|_| self.tokenizer.adds_bos());
-        let room = length.saturating_sub(usize::from(bos.is_some())).max(1);
-        let window = |ids: &[u32]| {
-            let tokens: Vec<u32> = bos.into_iter().chain(ids.iter().copied()).collect();
-            let targets = (0..tokens.len()).map(|i| i > 0).collect();
-            Sequence { tokens, targets }
-        };
+        let room = length.saturating_sub(usize::from(self.first().is_some())).max(1);
         let windows = ids.chunks(room).filter(|ids| ids.len() >= Self::MIN_WINDOW.min(room));
-        Ok(windows.map(window).collect())
+        Ok(windows.map(|ids| self.window(ids)).collect())
+    }
+
+    /// A short text, a message say, as one window, however few tokens it has.
+    ///
+    /// # Errors
+    /// [`TuneError::Tokenizer`].
+    pub fn whole(&self, text: &str) -> Result<Sequence, TuneError> {
+        Ok(self.window(&self.tokenizer.encode(text, EncodeOptions { parse_special: true, add_bos: false })?))
+    }
+
+    /// The token that every window begins with, where the model expects one.
+    fn first(&self) -> Option<u32> {
+        self.tokenizer.bos().filter(|_| self.tokenizer.adds_bos())
+    }
+
+    fn window(&self, ids: &[u32]) -> Sequence {
+        let tokens: Vec<u32> = self.first().into_iter().chain(ids.iter().copied()).collect();
+        let targets = (0..tokens.len()).map(|i| i > 0).collect();
+        Sequence { tokens, targets }
     }
 
     /// Tokens of a text, without any the model puts before it.

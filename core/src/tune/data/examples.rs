@@ -49,12 +49,7 @@ impl Examples {
     pub fn load(encoder: &Encoder, path: &Path, max_length: Option<usize>) -> Result<Self, TuneError> {
         let extension = path.extension().unwrap_or_default().to_ascii_lowercase();
         let lines = matches!(extension.to_str(), Some("jsonl" | "ndjson" | "json"));
-        let length = max_length.unwrap_or(if lines { DataOptions::LINE } else { DataOptions::WINDOW });
-        if length < Encoder::MIN_WINDOW {
-            let least = format!("at least {} tokens", Encoder::MIN_WINDOW);
-            return Err(TuneError::option("maximum length", length, least));
-        }
-        let length = length.min(encoder.context());
+        let length = limit(encoder, max_length, if lines { DataOptions::LINE } else { DataOptions::WINDOW })?;
         let text = read(path)?;
         // Some editors begin a file with a mark of its encoding.
         let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
@@ -109,7 +104,7 @@ impl Examples {
         }
     }
 
-    fn cut(mut sequences: Vec<Sequence>, length: usize) -> Self {
+    pub(super) fn cut(mut sequences: Vec<Sequence>, length: usize) -> Self {
         let mut truncated = 0;
         for sequence in &mut sequences {
             truncated += usize::from(sequence.tokens.len() > length);
@@ -126,6 +121,16 @@ impl Examples {
 /// Tokens that count.
 pub fn target_count(sequence: &Sequence) -> usize {
     sequence.targets.iter().filter(|target| **target).count()
+}
+
+/// Tokens of the longest example: what was asked for, else the default, and never more than the model can run.
+pub(super) fn limit(encoder: &Encoder, asked: Option<usize>, default: usize) -> Result<usize, TuneError> {
+    let length = asked.unwrap_or(default);
+    if length < Encoder::MIN_WINDOW {
+        let least = format!("at least {} tokens", Encoder::MIN_WINDOW);
+        return Err(TuneError::option("maximum length", length, least));
+    }
+    Ok(length.min(encoder.context()))
 }
 
 fn parse(encoder: &Encoder, path: &Path, text: &str) -> Result<Vec<Sequence>, TuneError> {

@@ -5,6 +5,7 @@
 //! | `jsonl` | lines of JSON as [`Record`]s |
 //! | `encode` | [`Encoder`]: records through the model's chat template, texts in windows |
 //! | `examples` | [`Examples`]: a file's sequences, truncated and counted |
+//! | `given` | the same of records and texts that are in memory |
 //! | `split` | setting a held-out part aside |
 //! | `batches` | the order examples come in |
 //! | `rng` | the random numbers of both |
@@ -12,6 +13,7 @@
 mod batches;
 mod encode;
 mod examples;
+mod given;
 mod jsonl;
 mod rng;
 mod split;
