@@ -167,12 +167,14 @@ fn a_lost_device_keeps_the_voice() {
         session.push(&[4]);
         session.logits(&CancelHandle::default()).unwrap().to_vec()
     });
-    assert_eq!(got, want, "both on the CPU now, with the adapter");
+    // Both on the CPU now; one computed its cache anew in one batch.
+    let close = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() <= TOLERANCE);
+    assert!(close(&got, &want), "{got:?} for {want:?}");
     assert_eq!(both.on_gpu.backend(), Backend::Cpu);
     // A swap while the device is gone.
     both.on_gpu.set_adapters(ActiveAdapters::none(), SwapPolicy::Recompute).unwrap();
     both.on_cpu.set_adapters(ActiveAdapters::none(), SwapPolicy::Recompute).unwrap();
     let [got, want] =
         [&mut both.on_gpu, &mut both.on_cpu].map(|session| session.logits(&CancelHandle::default()).unwrap().to_vec());
-    assert_eq!(got, want);
+    assert!(close(&got, &want), "{got:?} for {want:?}");
 }
