@@ -106,8 +106,9 @@ fn close(got: &[Vec<f32>], want: &[Vec<f32>], tolerance: f32, label: &str) {
 fn logits_of_every_storage_type_are_the_cpus() {
     let Some(_) = gpu() else { return };
     let tokens = text();
-    for ty in GgmlType::ALL {
-        for tiny in Tiny::both() {
+    for (i, ty) in GgmlType::ALL.into_iter().enumerate() {
+        // One architecture a type; a mixture of types runs on both elsewhere.
+        for tiny in Tiny::both().into_iter().skip(i % 2).take(1) {
             let label = format!("{}, {ty}", tiny.architecture);
             let model = uniform(tiny, ty).open().unwrap();
             let want = all_logits(&mut session(&model, Backend::Cpu, KvType::F32, 64), &tokens);

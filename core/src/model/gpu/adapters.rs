@@ -6,7 +6,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::adapter::{Delta, LoraDelta, RowOrder};
+use crate::adapter::{Delta, RowOrder};
 use crate::gpu::{
     Bound, BoundProduct, Forward, Gpu, GpuBuffer, GpuError, Inverse, Positions, Precision, Product, Recorder,
 };
@@ -14,40 +14,11 @@ use crate::spectral::Plan;
 
 use super::super::weights::{Linear, LinearKind};
 use super::super::{ActiveAdapters, Decoder, ModelError};
+use super::changes::{Form, Gathered, gather};
 use super::state::Rows;
 
 /// Forms that are kept prepared, the last used among them.
 const KEPT: usize = 8;
-
-/// The changes of one linear in a set of adapters: those with the same positions are one, their coefficients added up.
-struct Gathered<'a> {
-    /// Positions, and each change's coefficients in stored order with what multiplies them.
-    plans: Vec<(&'a Arc<Plan>, Vec<(&'a [f32], f64)>)>,
-    lora: Vec<(&'a LoraDelta, f32)>,
-}
-
-/// The form of the changes of one linear.
-#[derive(Debug)]
-struct Form {
-    plans: Vec<Arc<Plan>>,
-    ranks: Vec<usize>,
-}
-
-impl Gathered<'_> {
-    fn has(&self, form: Option<&Form>) -> bool {
-        let Some(form) = form else { return self.plans.is_empty() && self.lora.is_empty() };
-        self.plans.len() == form.plans.len()
-            && self.lora.len() == form.ranks.len()
-            && self.plans.iter().zip(&form.plans).all(|((a, _), b)| Arc::ptr_eq(a, b))
-            && self.lora.iter().zip(&form.ranks).all(|((lora, _), rank)| lora.rank() == *rank)
-    }
-
-    fn form(&self) -> Option<Form> {
-        let plans: Vec<_> = self.plans.iter().map(|(plan, _)| Arc::clone(plan)).collect();
-        let ranks: Vec<_> = self.lora.iter().map(|(lora, _)| lora.rank()).collect();
-        (!plans.is_empty() || !ranks.is_empty()).then_some(Form { plans, ranks })
-    }
-}
 
 /// What is recorded after one linear's product.
 #[derive(Debug)]
@@ -404,34 +375,4 @@ fn find_or_make(gpu: &Arc<Gpu>, inverses: &mut Vec<Spectral>, plans: &[Arc<Plan>
     let inverse = Inverse::new(gpu, &lists)?;
     inverses.push(Spectral { plans: plans.to_vec(), inverse, bound: [const { None }; LinearKind::ALL.len()] });
     Ok(inverses.len() - 1)
-}
-
-/// The changes of every linear, per layer and by [`LinearKind`].
-fn gather<'a>(
-    decoder: &Decoder,
-    adapters: &'a ActiveAdapters,
-) -> Result<Vec<[Gathered<'a>; LinearKind::ALL.len()]>, ModelError> {
-    let mut layers = Vec::with_capacity(decoder.layers.len());
-    for layer in 0..decoder.layers.len() {
-        let mut linears = LinearKind::ALL.map(|_| Gathered { plans: Vec::new(), lora: Vec::new() });
-        for kind in LinearKind::ALL {
-            let Gathered { plans, lora } = &mut linears[kind as usize];
-            for (bound, weight) in adapters.list() {
-                let Some(delta) = bound.delta(layer, kind) else { continue };
-                if let Some(fourier) = delta.as_fourier() {
-                    let numbers = (fourier.stored(), fourier.alpha() * f64::from(*weight));
-                    match plans.iter_mut().find(|(plan, _)| Arc::ptr_eq(plan, fourier.plan())) {
-                        Some((_, changes)) => changes.push(numbers),
-                        None => plans.push((fourier.plan(), vec![numbers])),
-                    }
-                } else if let Some(delta) = delta.as_lora() {
-                    lora.push((delta, *weight));
-                } else {
-                    return Err(ModelError::GpuAdapter { adapter: bound.name().to_owned() });
-                }
-            }
-        }
-        layers.push(linears);
-    }
-    Ok(layers)
 }

@@ -6,6 +6,7 @@
 
 mod adapters;
 mod attention;
+mod changes;
 mod forward;
 mod kernels;
 mod matrix;
