@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use gpu_support::gpu;
 use half::f16;
+use timbre::adapter::{Delta, FourierDelta, LoraDelta, LoraScale, dense_on_gpu};
 use timbre::gpu::{Forward, Gpu, Inverse, Positions, Precision, Product, Reconstruct, Recorder};
-use timbre::spectral::{Entries, Shape, Transforms, naive, reconstruct};
+use timbre::spectral::{Entries, Plan, Shape, Transforms, naive, reconstruct};
 
 fn entries(d1: usize, d2: usize, n: usize) -> Entries {
     Entries::seeded(Shape::new(d1, d2).unwrap(), n, 7).unwrap()
@@ -131,6 +132,22 @@ fn layers_are_made_at_once_in_either_precision() {
                 assert!(error < budget, "{d1}x{d2}, layer {layer}, {precision:?}: {error:e}");
             }
         }
+    }
+}
+
+#[test]
+fn adapters_of_both_kinds_are_made_dense() {
+    let Some(gpu) = gpu() else { return };
+    let (d1, d2) = (70, 90);
+    let plan = Arc::new(Plan::new(Arc::new(entries(d1, d2, 80))));
+    let fourier = FourierDelta::new(plan, &numbers(80, 1), 300.0).unwrap();
+    let (a, b, shape) = (numbers(5 * d2, 2), numbers(d1 * 5, 3), Shape::new(d1, d2).unwrap());
+    let lora = LoraDelta::new(&a, &b, 5, shape, LoraScale::over_rank(3.0)).unwrap();
+    let deltas: [&dyn Delta; 2] = [&fourier, &lora];
+    for delta in deltas {
+        let expected: Vec<f64> = delta.dense(&Transforms::new(), 1).into_iter().map(f64::from).collect();
+        let error = worst(&dense_on_gpu(delta, &gpu).unwrap().unwrap(), &expected);
+        assert!(error < 3e-6, "{delta:?}: {error:e}");
     }
 }
 

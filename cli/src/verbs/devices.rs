@@ -118,7 +118,7 @@ fn gpus() -> Vec<GpuReport> {
         let mut kernels = serde_json::Map::new();
         match crate::gpu::open(Some(&info.name)) {
             Ok(gpu) => {
-                for trial in trials::all() {
+                for trial in trials::all().chain(timbre::model::gpu::trials()) {
                     let verdict = match gpu.verdict(trial) {
                         Ok(Verdict::Passed) => "passed".to_owned(),
                         Ok(Verdict::Failed(why)) => why,

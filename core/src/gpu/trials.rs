@@ -66,7 +66,7 @@ fn compare(what: &str, found: &[f32], expected: &[f64], budget: f64) -> Option<S
 fn try_reconstruct(gpu: &Arc<Gpu>) -> Result<Option<String>, GpuError> {
     for (d1, d2) in SIDES {
         let (rows, cols) = entries(d1, d2);
-        let plan = Reconstruct::untried(gpu, &Positions { d1, d2, rows: &rows, cols: &cols })?;
+        let plan = Reconstruct::untried(gpu, &[Positions { d1, d2, rows: &rows, cols: &cols }])?;
         let coefficients = numbers(rows.len(), 1);
         let alpha = (d1 * d2) as f64;
         let expected: Vec<f64> =

@@ -129,10 +129,7 @@ impl Gpu {
             inverse.run(recorder, &back, 0, rows);
         })?;
 
-        let all =
-            |of: for<'a> fn(&Positions<'a>) -> &'a [u32]| lists.iter().flat_map(of).copied().collect::<Vec<u32>>();
-        let (at_rows, at_cols) = (all(|list| list.rows), all(|list| list.cols));
-        let plan = Reconstruct::new(self, &Positions { d1, d2, rows: &at_rows, cols: &at_cols })?;
+        let plan = Reconstruct::of_lists(self, lists)?;
         let w = self.storage("a dense change", plan.bytes(Precision::F16))?;
         let mut recorder = Recorder::new(self);
         plan.record(&mut recorder, &coefficients, 0, 1, Precision::F16, w.all())?;

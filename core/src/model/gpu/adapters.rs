@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use crate::adapter::{Delta, LoraDelta, RowOrder};
 use crate::gpu::{
-    Bound, BoundProduct, Forward, Gpu, GpuBuffer, GpuError, Inverse, Positions, Precision, Product, Recorder,
+    ApplyPath, Bound, BoundProduct, Forward, Gpu, GpuBuffer, GpuError, Inverse, Positions, Precision, Product,
+    Reconstruct, Recorder,
 };
 use crate::spectral::Plan;
 
@@ -18,6 +19,9 @@ use super::state::Rows;
 
 /// Forms that are kept prepared, the last used among them.
 const KEPT: usize = 8;
+
+/// Most bytes of dense changes of one set of adapters. What goes beyond is applied without being formed.
+const DENSE_BYTES: u64 = 512 << 20;
 
 /// The changes of one linear in a set of adapters: those with the same positions are one, their coefficients added up.
 struct Gathered<'a> {
@@ -55,7 +59,18 @@ struct Change {
     form: Form,
     /// Which spectral sum, and the number its coefficients begin at.
     spectral: Option<(usize, usize)>,
+    /// The spectral sum as a matrix, where multiplying with that is faster on this device.
+    dense: Option<Dense>,
     lora: Vec<Factors>,
+}
+
+/// A dense change in f16, made anew with each upload of numbers.
+#[derive(Debug)]
+struct Dense {
+    /// Whether it is used for one row, and for several.
+    used: [bool; 2],
+    w: GpuBuffer,
+    product: (Product, BoundProduct),
 }
 
 /// A change of low rank: x through A, and that through B onto the output.
@@ -76,6 +91,8 @@ struct Prepared {
     inverses: Vec<Spectral>,
     /// Coefficients, and the factors of changes of low rank.
     numbers: GpuBuffer,
+    /// How many of them are coefficients; those are first.
+    coefficients: usize,
     len: usize,
     used: u64,
 }
@@ -86,6 +103,8 @@ struct Spectral {
     plans: Vec<Arc<Plan>>,
     inverse: Inverse,
     bound: [Option<Bound>; LinearKind::ALL.len()],
+    /// Where the dense way is faster: for one row, for several, and what makes the matrix.
+    dense: Option<([bool; 2], Reconstruct)>,
 }
 
 /// The spectra of the rows that linears read.
@@ -178,8 +197,12 @@ impl GpuAdapters {
 
     /// Bytes on the device.
     pub fn bytes(&self) -> u64 {
-        let numbers = self.prepared.iter().map(|prepared| prepared.numbers.bytes()).sum::<u64>();
-        numbers + [&self.spectra, &self.middle].into_iter().flatten().map(GpuBuffer::bytes).sum::<u64>()
+        let changes = |prepared: &Prepared| {
+            let dense = prepared.layers.iter().flatten().flatten().filter_map(|change| change.dense.as_ref());
+            prepared.numbers.bytes() + dense.map(|dense| dense.w.bytes()).sum::<u64>()
+        };
+        self.prepared.iter().map(changes).sum::<u64>()
+            + [&self.spectra, &self.middle].into_iter().flatten().map(GpuBuffer::bytes).sum::<u64>()
     }
 
     /// Adds the changes of some linears of a layer, which read the same rows, to their outputs.
@@ -190,6 +213,10 @@ impl GpuAdapters {
         let mut transformed = false;
         for (kind, change) in changes() {
             let Some((index, base)) = change.spectral else { continue };
+            if let Some(Dense { product, .. }) = change.dense.as_ref().filter(|d| d.used[usize::from(rows > 1)]) {
+                product.0.run(recorder, &product.1, rows);
+                continue;
+            }
             let spectral = &prepared.inverses[index];
             let (_, len) = spectral.inverse.sides();
             let input = self.inputs.iter().find(|input| input.reads == reads(kind) && input.forward.len() == len);
@@ -233,7 +260,7 @@ impl GpuAdapters {
         let numbers = gpu.storage("an adapter's numbers", len as u64 * 4)?;
 
         self.make_room(gpu, decoder, all())?;
-        let (mut inverses, mut layers, mut base) = (Vec::new(), Vec::new(), 0);
+        let (mut inverses, mut layers, mut base, mut dense_bytes) = (Vec::new(), Vec::new(), 0, 0);
         let mut factors = factors.into_iter();
         for (i, gathered) in gathered.iter().enumerate() {
             let mut changes = [const { None }; LinearKind::ALL.len()];
@@ -243,10 +270,16 @@ impl GpuAdapters {
                 let linear = decoder.layers[i].linear(kind);
                 let order = self.order(gpu, linear)?;
                 let (x, y) = rows.of(kind);
-                let mut spectral = None;
+                let (mut spectral, mut dense) = (None, None);
                 if !form.plans.is_empty() {
-                    let index = find_or_make(gpu, &mut inverses, &form.plans)?;
-                    let Spectral { inverse, bound, .. } = &mut inverses[index];
+                    let index = find_or_make(gpu, &mut inverses, &form.plans, self.batch)?;
+                    let Spectral { inverse, bound, dense: way, .. } = &mut inverses[index];
+                    if let Some((used, reconstruct)) = way
+                        && dense_bytes + reconstruct.bytes(Precision::F16) <= DENSE_BYTES
+                    {
+                        dense_bytes += reconstruct.bytes(Precision::F16);
+                        dense = Some(Dense::new(gpu, reconstruct, *used, (x, &order, y), linear.shape())?);
+                    }
                     self.transform(gpu, kind, x, linear.shape().1)?;
                     if let (None, Some(spectra)) = (&bound[kind as usize], &self.spectra) {
                         let numbers = numbers.part(0..coefficients as u64 * 4);
@@ -259,11 +292,11 @@ impl GpuAdapters {
                 for ((delta, _), (a, b)) in gathered.lora.iter().zip(places) {
                     lora.push(self.factors(gpu, linear, delta.rank(), (&numbers, a, b), (x, &order, y))?);
                 }
-                changes[kind as usize] = Some(Change { form, spectral, lora });
+                changes[kind as usize] = Some(Change { form, spectral, dense, lora });
             }
             layers.push(changes);
         }
-        Ok(Prepared { layers, inverses, numbers, len, used: 0 })
+        Ok(Prepared { layers, inverses, numbers, coefficients, len, used: 0 })
     }
 
     fn factors(
@@ -349,11 +382,11 @@ impl GpuAdapters {
     /// Writes the numbers of these changes.
     fn upload(
         &mut self,
-        gpu: &Gpu,
+        gpu: &Arc<Gpu>,
         index: usize,
         gathered: &[[Gathered<'_>; LinearKind::ALL.len()]],
     ) -> Result<(), GpuError> {
-        let Prepared { layers, inverses, numbers, len, .. } = &self.prepared[index];
+        let Prepared { layers, inverses, numbers, coefficients, len, .. } = &self.prepared[index];
         let staged = &mut self.staged;
         staged.clear();
         staged.resize(*len, 0.0);
@@ -380,29 +413,60 @@ impl GpuAdapters {
                 }
             }
         }
-        gpu.write(numbers, 0, staged)
+        gpu.write(numbers, 0, staged)?;
+        let mut recorder = Recorder::new(gpu);
+        for change in layers.iter().flatten().flatten() {
+            let (Some((index, base)), Some(dense)) = (change.spectral, &change.dense) else { continue };
+            let Some((_, reconstruct)) = &inverses[index].dense else { continue };
+            let part = numbers.part(0..*coefficients as u64 * 4);
+            reconstruct.record(&mut recorder, part, base, 1, Precision::F16, dense.w.all())?;
+        }
+        if recorder.dispatches() > 0 { recorder.submit() } else { Ok(()) }
     }
 }
 
-/// The sum over these lists of positions, prepared once for all linears that have them.
-fn find_or_make(gpu: &Arc<Gpu>, inverses: &mut Vec<Spectral>, plans: &[Arc<Plan>]) -> Result<usize, GpuError> {
+impl Dense {
+    fn new(
+        gpu: &Arc<Gpu>,
+        reconstruct: &Reconstruct,
+        used: [bool; 2],
+        (x, order, y): (&GpuBuffer, &GpuBuffer, &GpuBuffer),
+        (d1, d2): (usize, usize),
+    ) -> Result<Self, GpuError> {
+        let w = gpu.storage("a dense change", reconstruct.bytes(Precision::F16))?;
+        let product = Product::new(gpu, d1, d2, Precision::F16, true)?;
+        let bound = product.bind(gpu, w.all(), x.all(), order.all(), y.all())?;
+        Ok(Self { used, w, product: (product, bound) })
+    }
+}
+
+fn positions(plan: &Arc<Plan>) -> Positions<'_> {
+    let (shape, entries) = (plan.shape(), plan.entries());
+    Positions { d1: shape.rows(), d2: shape.cols(), rows: entries.rows(), cols: entries.cols() }
+}
+
+/// The sum over these lists of positions, prepared once for all linears that have them, for batches of up to `batch` rows.
+fn find_or_make(
+    gpu: &Arc<Gpu>,
+    inverses: &mut Vec<Spectral>,
+    plans: &[Arc<Plan>],
+    batch: usize,
+) -> Result<usize, GpuError> {
     let same = |known: &Spectral| {
         known.plans.len() == plans.len() && known.plans.iter().zip(plans).all(|(a, b)| Arc::ptr_eq(a, b))
     };
     if let Some(index) = inverses.iter().position(same) {
         return Ok(index);
     }
-    let positions = |plan: &'_ Arc<Plan>| {
-        let (shape, entries) = (plan.shape(), plan.entries());
-        (shape.rows(), shape.cols(), Arc::clone(entries))
-    };
     let lists: Vec<_> = plans.iter().map(positions).collect();
-    let lists: Vec<_> = lists
-        .iter()
-        .map(|(d1, d2, entries)| Positions { d1: *d1, d2: *d2, rows: entries.rows(), cols: entries.cols() })
-        .collect();
     let inverse = Inverse::new(gpu, &lists)?;
-    inverses.push(Spectral { plans: plans.to_vec(), inverse, bound: [const { None }; LinearKind::ALL.len()] });
+    let mut used = [false; 2];
+    for (used, rows) in used.iter_mut().zip([1, batch]) {
+        *used = gpu.apply_path(&lists, rows)? == ApplyPath::Dense;
+    }
+    let dense = used.contains(&true).then(|| Reconstruct::of_lists(gpu, &lists)).transpose()?;
+    let bound = [const { None }; LinearKind::ALL.len()];
+    inverses.push(Spectral { plans: plans.to_vec(), inverse, bound, dense: dense.map(|dense| (used, dense)) });
     Ok(inverses.len() - 1)
 }
 
