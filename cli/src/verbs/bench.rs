@@ -95,9 +95,30 @@ struct Report {
     /// Bytes on the GPU.
     #[serde(skip_serializing_if = "Option::is_none")]
     device_memory: Option<DeviceMemory>,
+    /// Milliseconds on the GPU, by kind of step, of one batch of the prompt and of one token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device_ms: Option<DeviceTimes>,
     weight_bytes_per_token: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     ceilings: Option<Ceilings>,
+}
+
+/// Kinds of steps, and the milliseconds each took on the GPU.
+#[derive(serde::Serialize)]
+struct DeviceTimes {
+    pp: Vec<(String, f64)>,
+    tg: Vec<(String, f64)>,
+}
+
+impl DeviceTimes {
+    /// After the session has generated; `None` where no GPU runs, or it does not tell.
+    fn measure(session: &mut Session, prompt: &[u32]) -> Outcome<Option<Self>> {
+        let tg = session.device_times()?;
+        session.clear();
+        session.push(prompt);
+        let pp = session.device_times()?;
+        Ok((!pp.is_empty()).then_some(Self { pp, tg }))
+    }
 }
 
 /// What the machine can do, and how much of it was done.
@@ -187,6 +208,7 @@ impl Bench {
                 decodes.push(decode);
             }
         }
+        let device_ms = DeviceTimes::measure(&mut session, &prompt)?;
         let memory = match (MemorySplit::of_this_process(), peak.map(PeakAnon::stop)) {
             (Ok(split), Some(Ok(peak_anon_bytes))) => Some(Memory {
                 anon_bytes: split.anon_bytes,
@@ -214,6 +236,7 @@ impl Bench {
             tg,
             memory,
             device_memory: session.device_memory(),
+            device_ms,
             weight_bytes_per_token: weight_bytes(model.decoder()),
             ceilings,
         };
@@ -306,6 +329,13 @@ impl Report {
                 output::bytes(m.scratch_bytes),
                 output::bytes(m.adapter_bytes)
             ))?;
+        }
+        if let Some(times) = &self.device_ms {
+            let list = |times: &[(String, f64)]| {
+                times.iter().map(|(name, ms)| format!("{name} {ms:.2}")).collect::<Vec<_>>().join(", ")
+            };
+            output::line(&format!("device   a batch of the prompt, ms: {}", list(&times.pp)))?;
+            output::line(&format!("device   a token, ms: {}", list(&times.tg)))?;
         }
         output::line(&format!("weights  {} read a token", output::bytes(self.weight_bytes_per_token)))?;
         if let Some(c) = &self.ceilings {

@@ -19,6 +19,9 @@ pub struct DeviceMemory {
     pub adapter_bytes: u64,
 }
 
+/// Kinds of steps, and the milliseconds each took.
+type DeviceTimes = Result<Vec<(String, f64)>, ModelError>;
+
 /// A session's keys, values and buffers on a GPU, where it has them. Without the `gpu` feature it never does.
 #[derive(Default)]
 pub(super) struct Device {
@@ -60,6 +63,10 @@ impl Device {
     }
 
     pub fn set_adapters(&mut self, _: &Model, _: &ActiveAdapters) {}
+
+    pub fn times(&mut self, _: &Model, _: &ActiveAdapters, _: &[u32], _: &mut [f32]) -> DeviceTimes {
+        Ok(Vec::new())
+    }
 
     pub fn fall_back(&mut self, _: ModelError) -> Result<(), ModelError> {
         Ok(())
@@ -167,6 +174,19 @@ impl Device {
         }
         self.fallback = Some(error);
         Ok(())
+    }
+
+    /// How long each kind of step of these tokens takes on the device.
+    pub fn times(
+        &mut self,
+        model: &Model,
+        adapters: &ActiveAdapters,
+        tokens: &[u32],
+        logits: &mut [f32],
+    ) -> DeviceTimes {
+        let Some(state) = &mut self.state else { return Ok(Vec::new()) };
+        let mut pass = crate::model::gpu::GpuPass { gguf: model.gguf(), decoder: model.decoder(), adapters, logits };
+        state.times(&mut pass, tokens)
     }
 
     /// Runs tokens after those held.

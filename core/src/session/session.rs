@@ -179,6 +179,20 @@ impl Session {
         self.set_tokens(&[]);
     }
 
+    /// Milliseconds that each kind of step of the tokens that are not held yet (or else of the last) takes on the GPU, by its own
+    /// clock. Nothing is kept of the run. Empty without a GPU, and on one that does not tell.
+    ///
+    /// # Errors
+    /// [`SessionError::Model`]: the device failed, a token outside the vocabulary.
+    pub fn device_times(&mut self) -> Result<Vec<(String, f64)>, SessionError> {
+        if !self.device.runs() {
+            return Ok(Vec::new());
+        }
+        self.truncate(self.tokens.len().saturating_sub(1));
+        let tokens = &self.tokens[self.device.len()..];
+        Ok(self.device.times(&self.model, &self.adapters, tokens, self.scratch.logits_mut())?)
+    }
+
     /// Runs whatever the KV cache does not hold yet and returns the logits after the last token, to be read or changed
     /// in place. `cancel` is looked at before every batch; what was run by then stays.
     ///

@@ -82,6 +82,38 @@ impl GpuState {
         finish(pass.decoder, self.len + row, pass.logits)
     }
 
+    /// Runs `tokens` at the positions after those held, one batch at most, without keeping them, and says how long each kind of step took on the
+    /// device, in milliseconds; nothing where the device does not tell.
+    ///
+    /// # Errors
+    /// As [`Self::forward`].
+    pub fn times(&mut self, pass: &mut GpuPass<'_>, tokens: &[u32]) -> Result<Vec<(String, f64)>, ModelError> {
+        self.set_adapters(pass.decoder, pass.adapters)?;
+        let tokens = &tokens[..tokens.len().min(self.batch()).min(self.capacity() - self.len)];
+        if let Some(&found) = tokens.iter().find(|&&t| t as usize >= pass.decoder.vocab) {
+            return Err(ModelError::Token { found, vocab: pass.decoder.vocab });
+        }
+        let model = self.model.clone();
+        let submitting = model.suspension.submitting()?;
+        self.stage(pass.decoder, tokens);
+        model.gpu().write(&self.rows.step, 0, &self.staged)?;
+        let mut recorder = Recorder::timed(model.gpu());
+        self.record_layers(&mut recorder, pass.decoder, tokens.len());
+        self.record_head(&mut recorder, tokens.len().saturating_sub(1), 1);
+        let pending = recorder.submit_timed()?;
+        drop(submitting);
+        let mut sums: Vec<(String, f64)> = Vec::new();
+        for (name, nanoseconds) in
+            pending.map(|pending| pending.wait()).transpose()?.into_iter().flat_map(|t| t.sections)
+        {
+            match sums.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, sum)) => *sum += nanoseconds / 1e6,
+                None => sums.push((name, nanoseconds / 1e6)),
+            }
+        }
+        Ok(sums)
+    }
+
     /// The logits of every row of the batch that was run last, a few at a time.
     fn all_logits(
         &mut self,
@@ -132,20 +164,27 @@ impl GpuState {
     }
 
     fn record_layers(&self, recorder: &mut Recorder, decoder: &Decoder, rows: usize) {
+        recorder.section("lookup");
         self.lookup.record(recorder, rows);
         for (i, (bounds, layer)) in self.layers.iter().zip(&decoder.layers).enumerate() {
             let group = |recorder: &mut Recorder, kinds: &[LinearKind]| {
+                recorder.section("products");
                 kinds.iter().for_each(|kind| bounds.products[*kind as usize].record(recorder, rows));
+                recorder.section("adapters");
                 self.adapters.record(recorder, i, kinds, rows);
             };
+            recorder.section("norms");
             bounds.attention_norm.record(recorder, 0, rows);
             group(recorder, &[LinearKind::Q, LinearKind::K, LinearKind::V]);
             let ropes = decoder.ropes[..layer.attention.rope].iter();
             let table = rows.next_multiple_of(GRAIN) + ropes.map(|rope| 2 * rope.angles() * rows).sum::<usize>();
+            recorder.section("attention");
             bounds.attention.record(recorder, self.len, rows, table);
             group(recorder, &[LinearKind::O]);
+            recorder.section("norms");
             bounds.mlp_norm.record(recorder, 0, rows);
             group(recorder, &[LinearKind::Gate, LinearKind::Up]);
+            recorder.section("gates");
             bounds.gate.record(recorder, rows * decoder.inner);
             group(recorder, &[LinearKind::Down]);
         }
@@ -153,6 +192,7 @@ impl GpuState {
 
     /// The norm of some rows of the batch, and their logits.
     fn record_head(&self, recorder: &mut Recorder, first: usize, count: usize) {
+        recorder.section("head");
         self.norm.record(recorder, first, count);
         self.head.record(recorder, count);
     }

@@ -16,6 +16,9 @@ use super::weights::GpuModel;
 /// Rows whose logits are computed together when all are wanted: one tile of the product.
 pub(super) const HEAD_ROWS: usize = 16;
 
+/// Most rows of a batch: a row is a workgroup of some kernels, and more would fill no device better.
+const MAX_BATCH: usize = 2048;
+
 /// Buffers of activations for batches of so many rows.
 #[derive(Debug)]
 pub(super) struct Rows {
@@ -90,7 +93,7 @@ impl GpuState {
             KvType::F16 => false,
             KvType::Q8_0 => return Err(ModelError::GpuKv { kv: kv.name() }),
         };
-        let batch = batch.clamp(1, capacity);
+        let batch = batch.clamp(1, capacity.min(MAX_BATCH));
         let gpu = model.gpu().clone();
         let layouts: Vec<_> = (0..decoder.layers.len()).map(|i| layout(&model, decoder, i, wide)).collect();
         let cache = layouts.iter().map(|layout| GpuKv::new(&gpu, layout, capacity)).collect::<Result<Vec<_>, _>>()?;
