@@ -9,7 +9,7 @@ use std::sync::Arc;
 use gpu_support::gpu;
 use half::f16;
 use timbre::adapter::{Delta, FourierDelta, LoraDelta, LoraScale, dense_on_gpu};
-use timbre::gpu::{Forward, Gpu, Inverse, Positions, Precision, Product, Reconstruct, Recorder};
+use timbre::gpu::{Forward, Gpu, GpuError, Inverse, Positions, Precision, Product, Reconstruct, Recorder};
 use timbre::spectral::{Entries, Plan, Shape, Transforms, naive, reconstruct};
 
 fn entries(d1: usize, d2: usize, n: usize) -> Entries {
@@ -302,4 +302,33 @@ fn dense_products_are_exact_to_rounding_in_every_shape() {
             }
         }
     }
+}
+
+#[test]
+fn a_lost_device_is_an_error_of_everything_that_uses_it() {
+    let Some(gpu) = gpu() else { return };
+    let entries = entries(12, 30, 20);
+    let positions = positions(&entries);
+    let coefficients = numbers(20, 1);
+    let plan = Reconstruct::new(&gpu, &positions).unwrap();
+    let (forward, inverse) = (Forward::new(&gpu, 30).unwrap(), Inverse::new(&gpu, &[positions]).unwrap());
+    let product = Product::new(&gpu, 12, 30, Precision::F16, true).unwrap();
+    let buffer = gpu.storage("all", 4096).unwrap();
+    let spectra = gpu.storage("spectra", 4096).unwrap();
+    let bound = forward.bind(&gpu, buffer.all(), spectra.all()).unwrap();
+    let mut recorder = Recorder::new(&gpu);
+    forward.run(&mut recorder, &bound, 1);
+    gpu.destroy();
+    let lost = |result: Result<(), GpuError>| assert!(matches!(result, Err(GpuError::DeviceLost { .. })), "{result:?}");
+    lost(recorder.submit());
+    lost(plan.read(&coefficients, 1.0, &mut vec![0.0; 360]));
+    lost(plan.coefficients(&[(&coefficients, 1.0)]).map(|_| ()));
+    lost(plan.record(&mut Recorder::new(&gpu), &buffer, 0, 1, Precision::F32, buffer.all()));
+    lost(Reconstruct::new(&gpu, &positions).map(|_| ()));
+    lost(Forward::new(&gpu, 31).map(|_| ()));
+    lost(Inverse::new(&gpu, &[positions]).map(|_| ()));
+    lost(inverse.bind(&gpu, buffer.all(), spectra.all(), buffer.all(), buffer.all()).map(|_| ()));
+    lost(product.bind(&gpu, buffer.all(), buffer.all(), buffer.all(), spectra.all()).map(|_| ()));
+    lost(Product::new(&gpu, 13, 30, Precision::F16, true).map(|_| ()));
+    lost(gpu.measure_paths(&[positions], 1).map(|_| ()));
 }

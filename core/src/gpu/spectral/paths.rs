@@ -8,7 +8,10 @@ use super::{Forward, Inverse, Positions, Precision, Reconstruct};
 use crate::gpu::{Gpu, GpuError, Product, Recorder};
 
 /// Runs of a measurement.
-const REPEATS: usize = 32;
+const REPEATS: usize = 8;
+
+/// Microseconds from which one run says enough.
+const LONG: f64 = 5e3;
 
 /// A way to apply a spectral change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -158,6 +161,6 @@ impl Gpu {
         };
         // The first run pays for what is compiled and mapped on first use.
         let once = run(1)?;
-        if once > 1e5 { Ok(once) } else { run(REPEATS) }
+        run(if once > LONG { 1 } else { REPEATS })
     }
 }
