@@ -6,52 +6,20 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::adapter::{Delta, LoraDelta, RowOrder};
-use crate::gpu::{
-    ApplyPath, Bound, BoundProduct, Forward, Gpu, GpuBuffer, GpuError, Inverse, Positions, Precision, Product,
-    Reconstruct, Recorder,
-};
-use crate::spectral::Plan;
+use crate::adapter::{Delta, RowOrder};
+use crate::gpu::{Bound, BoundProduct, Forward, Gpu, GpuBuffer, GpuError, Precision, Product, Recorder};
 
 use super::super::weights::{Linear, LinearKind};
 use super::super::{ActiveAdapters, Decoder, ModelError};
+use super::changes::{Form, Gathered, gather};
 use super::state::Rows;
+use super::sums::{Dense, Sum, find_or_make};
 
 /// Forms that are kept prepared, the last used among them.
 const KEPT: usize = 8;
 
 /// Most bytes of dense changes of one set of adapters. What goes beyond is applied without being formed.
 const DENSE_BYTES: u64 = 512 << 20;
-
-/// The changes of one linear in a set of adapters: those with the same positions are one, their coefficients added up.
-struct Gathered<'a> {
-    /// Positions, and each change's coefficients in stored order with what multiplies them.
-    plans: Vec<(&'a Arc<Plan>, Vec<(&'a [f32], f64)>)>,
-    lora: Vec<(&'a LoraDelta, f32)>,
-}
-
-/// The form of the changes of one linear.
-#[derive(Debug)]
-struct Form {
-    plans: Vec<Arc<Plan>>,
-    ranks: Vec<usize>,
-}
-
-impl Gathered<'_> {
-    fn has(&self, form: Option<&Form>) -> bool {
-        let Some(form) = form else { return self.plans.is_empty() && self.lora.is_empty() };
-        self.plans.len() == form.plans.len()
-            && self.lora.len() == form.ranks.len()
-            && self.plans.iter().zip(&form.plans).all(|((a, _), b)| Arc::ptr_eq(a, b))
-            && self.lora.iter().zip(&form.ranks).all(|((lora, _), rank)| lora.rank() == *rank)
-    }
-
-    fn form(&self) -> Option<Form> {
-        let plans: Vec<_> = self.plans.iter().map(|(plan, _)| Arc::clone(plan)).collect();
-        let ranks: Vec<_> = self.lora.iter().map(|(lora, _)| lora.rank()).collect();
-        (!plans.is_empty() || !ranks.is_empty()).then_some(Form { plans, ranks })
-    }
-}
 
 /// What is recorded after one linear's product.
 #[derive(Debug)]
@@ -62,15 +30,6 @@ struct Change {
     /// The spectral sum as a matrix, where multiplying with that is faster on this device.
     dense: Option<Dense>,
     lora: Vec<Factors>,
-}
-
-/// A dense change in f16, made anew with each upload of numbers.
-#[derive(Debug)]
-struct Dense {
-    /// Whether it is used for one row, and for several.
-    used: [bool; 2],
-    w: GpuBuffer,
-    product: (Product, BoundProduct),
 }
 
 /// A change of low rank: x through A, and that through B onto the output.
@@ -88,23 +47,13 @@ struct Factors {
 struct Prepared {
     /// Per layer, by [`LinearKind`].
     layers: Vec<[Option<Change>; LinearKind::ALL.len()]>,
-    inverses: Vec<Spectral>,
+    inverses: Vec<Sum>,
     /// Coefficients, and the factors of changes of low rank.
     numbers: GpuBuffer,
     /// How many of them are coefficients; those are first.
     coefficients: usize,
     len: usize,
     used: u64,
-}
-
-/// A sum over lists of positions, and its arguments for each linear that has it.
-#[derive(Debug)]
-struct Spectral {
-    plans: Vec<Arc<Plan>>,
-    inverse: Inverse,
-    bound: [Option<Bound>; LinearKind::ALL.len()],
-    /// Where the dense way is faster: for one row, for several, and what makes the matrix.
-    dense: Option<([bool; 2], Reconstruct)>,
 }
 
 /// The spectra of the rows that linears read.
@@ -273,12 +222,12 @@ impl GpuAdapters {
                 let (mut spectral, mut dense) = (None, None);
                 if !form.plans.is_empty() {
                     let index = find_or_make(gpu, &mut inverses, &form.plans, self.batch)?;
-                    let Spectral { inverse, bound, dense: way, .. } = &mut inverses[index];
+                    let Sum { inverse, bound, dense: way, .. } = &mut inverses[index];
                     if let Some((used, reconstruct)) = way
                         && dense_bytes + reconstruct.bytes(Precision::F16) <= DENSE_BYTES
                     {
-                        dense_bytes += reconstruct.bytes(Precision::F16);
-                        dense = Some(Dense::new(gpu, reconstruct, *used, (x, &order, y), linear.shape())?);
+                        dense = Dense::new(gpu, reconstruct, *used, (x, &order, y), linear.shape())?;
+                        dense_bytes += dense.as_ref().map_or(0, |dense| dense.w.bytes());
                     }
                     self.transform(gpu, kind, x, linear.shape().1)?;
                     if let (None, Some(spectra)) = (&bound[kind as usize], &self.spectra) {
@@ -423,79 +372,4 @@ impl GpuAdapters {
         }
         if recorder.dispatches() > 0 { recorder.submit() } else { Ok(()) }
     }
-}
-
-impl Dense {
-    fn new(
-        gpu: &Arc<Gpu>,
-        reconstruct: &Reconstruct,
-        used: [bool; 2],
-        (x, order, y): (&GpuBuffer, &GpuBuffer, &GpuBuffer),
-        (d1, d2): (usize, usize),
-    ) -> Result<Self, GpuError> {
-        let w = gpu.storage("a dense change", reconstruct.bytes(Precision::F16))?;
-        let product = Product::new(gpu, d1, d2, Precision::F16, true)?;
-        let bound = product.bind(gpu, w.all(), x.all(), order.all(), y.all())?;
-        Ok(Self { used, w, product: (product, bound) })
-    }
-}
-
-fn positions(plan: &Arc<Plan>) -> Positions<'_> {
-    let (shape, entries) = (plan.shape(), plan.entries());
-    Positions { d1: shape.rows(), d2: shape.cols(), rows: entries.rows(), cols: entries.cols() }
-}
-
-/// The sum over these lists of positions, prepared once for all linears that have them, for batches of up to `batch` rows.
-fn find_or_make(
-    gpu: &Arc<Gpu>,
-    inverses: &mut Vec<Spectral>,
-    plans: &[Arc<Plan>],
-    batch: usize,
-) -> Result<usize, GpuError> {
-    let same = |known: &Spectral| {
-        known.plans.len() == plans.len() && known.plans.iter().zip(plans).all(|(a, b)| Arc::ptr_eq(a, b))
-    };
-    if let Some(index) = inverses.iter().position(same) {
-        return Ok(index);
-    }
-    let lists: Vec<_> = plans.iter().map(positions).collect();
-    let inverse = Inverse::new(gpu, &lists)?;
-    let mut used = [false; 2];
-    for (used, rows) in used.iter_mut().zip([1, batch]) {
-        *used = gpu.apply_path(&lists, rows)? == ApplyPath::Dense;
-    }
-    let dense = used.contains(&true).then(|| Reconstruct::of_lists(gpu, &lists)).transpose()?;
-    let bound = [const { None }; LinearKind::ALL.len()];
-    inverses.push(Spectral { plans: plans.to_vec(), inverse, bound, dense: dense.map(|dense| (used, dense)) });
-    Ok(inverses.len() - 1)
-}
-
-/// The changes of every linear, per layer and by [`LinearKind`].
-fn gather<'a>(
-    decoder: &Decoder,
-    adapters: &'a ActiveAdapters,
-) -> Result<Vec<[Gathered<'a>; LinearKind::ALL.len()]>, ModelError> {
-    let mut layers = Vec::with_capacity(decoder.layers.len());
-    for layer in 0..decoder.layers.len() {
-        let mut linears = LinearKind::ALL.map(|_| Gathered { plans: Vec::new(), lora: Vec::new() });
-        for kind in LinearKind::ALL {
-            let Gathered { plans, lora } = &mut linears[kind as usize];
-            for (bound, weight) in adapters.list() {
-                let Some(delta) = bound.delta(layer, kind) else { continue };
-                if let Some(fourier) = delta.as_fourier() {
-                    let numbers = (fourier.stored(), fourier.alpha() * f64::from(*weight));
-                    match plans.iter_mut().find(|(plan, _)| Arc::ptr_eq(plan, fourier.plan())) {
-                        Some((_, changes)) => changes.push(numbers),
-                        None => plans.push((fourier.plan(), vec![numbers])),
-                    }
-                } else if let Some(delta) = delta.as_lora() {
-                    lora.push((delta, *weight));
-                } else {
-                    return Err(ModelError::GpuAdapter { adapter: bound.name().to_owned() });
-                }
-            }
-        }
-        layers.push(linears);
-    }
-    Ok(layers)
 }
