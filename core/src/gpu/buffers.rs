@@ -99,22 +99,21 @@ pub(super) struct Pool {
 #[derive(Debug)]
 pub struct Scratch {
     gpu: Arc<Gpu>,
-    buffer: Option<GpuBuffer>,
+    buffer: GpuBuffer,
 }
 
 impl std::ops::Deref for Scratch {
     type Target = GpuBuffer;
 
     fn deref(&self) -> &GpuBuffer {
-        // Only dropping takes it.
-        self.buffer.as_ref().expect("the buffer is there until it is dropped")
+        &self.buffer
     }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
         let mut free = self.gpu.pool.scratch.lock().unwrap_or_else(PoisonError::into_inner);
-        self.buffer.take().into_iter().for_each(|buffer| give_back(&mut free, buffer));
+        give_back(&mut free, self.buffer.clone());
     }
 }
 
@@ -260,7 +259,7 @@ impl Gpu {
             Some(buffer) => buffer,
             None => self.storage("scratch", bytes)?,
         };
-        Ok(Scratch { gpu: Arc::clone(self), buffer: Some(buffer) })
+        Ok(Scratch { gpu: Arc::clone(self), buffer })
     }
 
     /// Gives back the memory of the pools.
