@@ -13,6 +13,7 @@ mod matrix;
 mod slot;
 mod state;
 mod steps;
+mod sums;
 mod trials;
 mod weights;
 
