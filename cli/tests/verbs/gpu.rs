@@ -56,8 +56,8 @@ fn a_gpu_is_described_tried_and_used_until_a_kernel_fails() {
         let args = ["delta", "--adapter", &devil, "--model", &model, "--out", &out, "--json"];
         let module = ["--module", "model.layers.3.self_attn.q_proj"];
         let ran = timbre(cache, &[&args[..], &module, backend].concat());
-        let norm = ran.json()["frobenius"].as_f64().unwrap();
-        (norm, ran.err)
+        let told = ran.err.clone();
+        (ran.json()["frobenius"].as_f64().unwrap(), told)
     };
     let (cpu, _) = delta(&[]);
     let (on_gpu, told) = delta(&["--backend", "gpu", "--gpu-adapter", &name[..4.min(name.len())]]);
