@@ -61,7 +61,7 @@ final class SampleTests: XCTestCase {
     func testAVoiceIsLearntKeptAndSpoken() async throws {
         let studio = try await studio()
         let learning = Learning(studio: studio, observer: nil)
-        learning.notes = (1 ... 5).map { "Note \($0): the keeper of the lighthouse writes again, nobody answers." }.joined(separator: "\n\n")
+        learning.notes = (1...5).map { "Note \($0): the keeper of the lighthouse writes again, nobody answers." }.joined(separator: "\n\n")
         let options = TuningOptions(budget: .steps(3), batchSize: 2, heldOutShare: 0)
         learning.start(messages: ["One more, from the chat, about the sea and the light."], name: "keeper", options: options)
         XCTAssertTrue(learning.isRunning)
@@ -83,7 +83,7 @@ final class SampleTests: XCTestCase {
     func testLearningIsCancelled() async throws {
         let studio = try await studio()
         let learning = Learning(studio: studio, observer: nil)
-        let texts = (1 ... 6).map { "Message \($0) about nothing in particular, but long enough to be learnt from." }
+        let texts = (1...6).map { "Message \($0) about nothing in particular, but long enough to be learnt from." }
         learning.start(messages: texts, name: "never", options: TuningOptions(budget: .steps(10_000), heldOutShare: 0))
         while learning.losses.isEmpty { try await Task.sleep(for: .milliseconds(5)) }
         learning.cancel()

@@ -114,11 +114,12 @@ public struct ModelOptions: Sendable, Hashable {
 
     var native: TimbreNative.ModelOptions {
         get throws {
-            let backend: TimbreNative.Backend = switch backend {
-            case .cpu: .cpu
-            case .gpu: .gpu
-            case .automatic: .auto
-            }
+            let backend: TimbreNative.Backend =
+                switch backend {
+                case .cpu: .cpu
+                case .gpu: .gpu
+                case .automatic: .auto
+                }
             return TimbreNative.ModelOptions(
                 threads: try threads?.checked("threads", atLeast: 1), kernels: .auto, backend: backend, warmUp: warmUp)
         }

@@ -25,13 +25,14 @@ public struct Response: Sendable, Hashable {
 
     init(_ result: GenerationResult) {
         content = result.text
-        finish = switch result.finish {
-        case .endToken: .endToken
-        case .stopText: .stopText
-        case .length: .length
-        case .contextFull: .contextFull
-        case .cancelled: .cancelled
-        }
+        finish =
+            switch result.finish {
+            case .endToken: .endToken
+            case .stopText: .stopText
+            case .length: .length
+            case .contextFull: .contextFull
+            case .cancelled: .cancelled
+            }
         statistics = Statistics(result.stats)
     }
 }
