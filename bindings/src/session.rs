@@ -417,7 +417,8 @@ fn open(model: &Arc<Model>, options: &SessionOptions) -> Outcome<Session> {
     if available > 0 && needed > available {
         return Err(TimbreError::OutOfMemory { needed, available });
     }
-    let session = Session::new(Arc::clone(model), &CoreOptions { context, kv: Some(options.kv.core()), batch: None });
+    let core = CoreOptions { context, kv: Some(options.kv.core()), ..CoreOptions::default() };
+    let session = Session::new(Arc::clone(model), &core);
     session.map_err(|error| match error.into() {
         TimbreError::OutOfMemory { available, .. } => TimbreError::OutOfMemory { needed, available },
         other => other,
