@@ -1,5 +1,6 @@
 import SwiftUI
 import Timbre
+import UniformTypeIdentifiers
 
 @main
 struct SampleApp: App {

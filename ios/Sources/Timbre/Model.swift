@@ -1,6 +1,10 @@
 import Foundation
 internal import TimbreNative
 
+#if canImport(Darwin)
+    import Darwin
+#endif
+
 /// A base model: one file, mapped read-only and shared by every session that runs it.
 ///
 /// Opening takes milliseconds and no memory for weights: they stay in the file, whose pages the system drops and reads again as
@@ -98,7 +102,7 @@ public struct ModelOptions: Sendable, Hashable {
         case automatic
     }
 
-    /// Threads; `nil` for one a fast core. Apple's systems do not tell fast cores from others: name their number there, 2 on most iPhones.
+    /// Threads; `nil` for one a fast core.
     public var threads: Int?
     /// Where it runs.
     public var backend: Backend
@@ -112,6 +116,18 @@ public struct ModelOptions: Sendable, Hashable {
         self.warmUp = warmUp
     }
 
+    /// The cores of the fastest kind, where the engine cannot count them itself.
+    private static var fastCores: Int? {
+        #if canImport(Darwin)
+            var count: Int32 = 0
+            var size = MemoryLayout<Int32>.size
+            let isKnown = sysctlbyname("hw.perflevel0.physicalcpu", &count, &size, nil, 0) == 0
+            return isKnown && count > 0 ? Int(count) : nil
+        #else
+            return nil
+        #endif
+    }
+
     var native: TimbreNative.ModelOptions {
         get throws {
             let backend: TimbreNative.Backend =
@@ -121,7 +137,7 @@ public struct ModelOptions: Sendable, Hashable {
                 case .automatic: .auto
                 }
             return TimbreNative.ModelOptions(
-                threads: try threads?.checked("threads", atLeast: 1), kernels: .auto, backend: backend, warmUp: warmUp)
+                threads: try (threads ?? Self.fastCores)?.checked("threads", atLeast: 1), kernels: .auto, backend: backend, warmUp: warmUp)
         }
     }
 }
