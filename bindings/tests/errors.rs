@@ -41,7 +41,11 @@ fn files_that_are_no_models() {
     let short = write(&folder, "short.gguf", &gguf("llama", 0)[..40]);
     assert!(matches!(open(&short), TimbreError::CorruptFile { path, offset: Some(at), .. } if path == short && at > 0));
     let count = write(&folder, "count.gguf", &gguf("llama", u64::MAX));
-    assert!(matches!(open(&count), TimbreError::CorruptFile { path, offset: Some(8), .. } if path == count), "{}", open(&count));
+    assert!(
+        matches!(open(&count), TimbreError::CorruptFile { path, offset: Some(8), .. } if path == count),
+        "{}",
+        open(&count)
+    );
     let other = write(&folder, "other.gguf", &gguf("mamba", 0));
     assert!(matches!(open(&other), TimbreError::UnsupportedModel { what } if what.contains("mamba")));
     let estimate = estimate_memory(other, Some(0), KvPrecision::F16).unwrap_err();
