@@ -24,6 +24,8 @@ MAIN = ANDROID / "timbre" / "src" / "main" / "kotlin"
 TESTS = ANDROID / "timbre" / "src" / "test" / "kotlin"
 # Tests of what Gradle does not compile here, and the program that runs them all.
 EXTRA = [ANDROID / "jvm" / "tests", ANDROID / "jvm" / "Runner.kt"]
+# The one part of the Gradle build that needs no Gradle.
+BUILD = ANDROID / "buildSrc" / "src" / "main" / "kotlin" / "ElfAlignment.kt"
 # The sample's state, which knows nothing of Android.
 SAMPLE = ANDROID / "sample" / "src" / "main" / "kotlin" / "dev" / "timbre" / "sample" / "state"
 DEBIAN = Path("/usr/share/java")
@@ -44,7 +46,7 @@ def main():
     stubs = [ANDROID / "jvm" / "stubs"]
     ffi = compile_("ffi", jars, [generated, *stubs], jna)
     layer = compile_("timbre", jars, [MAIN], ffi + jna, ["-Xexplicit-api=strict", "-Werror"])
-    sources = [TESTS, *EXTRA, guide, SAMPLE]
+    sources = [TESTS, *EXTRA, BUILD, guide, SAMPLE]
     # Tests see what is internal to the layer, as they do in Gradle.
     friends = [f"-Xfriend-paths={layer[0]}"]
     tests = compile_("tests", jars, sources, layer + ffi + jna + junit, friends)
