@@ -37,8 +37,10 @@ impl Compute {
     /// [`KernelError::Spawn`] if the threads cannot be had.
     pub fn new(choice: KernelChoice, threads: usize) -> Result<Self, KernelError> {
         let tier = choice.resolve()?;
+        // First, because it refuses numbers of threads that memory would not suffice for.
+        let pool = Pool::new(threads)?;
         let panels = (0..threads).map(|_| Mutex::new(panel::Panel::new())).collect();
-        Ok(Self { kernels: Kernels::of(tier)?, pool: Pool::new(threads)?, tier, panels })
+        Ok(Self { kernels: Kernels::of(tier)?, pool, tier, panels })
     }
 
     /// The tier in use.
