@@ -57,6 +57,11 @@ def main():
     path = tests + layer + ffi + jna + junit + jars
     environment = dict(os.environ, TIMBRE_ROOT=str(ROOT))
     environment.setdefault("TIMBRE_TEST_MODELS", str(ROOT / "target" / "models"))
+    # glibc keeps what was freed, the more the larger it was, in a heap for each thread, unless it is told a limit. Android's
+    # allocator gives it back: what is measured here is what the library holds.
+    environment.setdefault("MALLOC_MMAP_THRESHOLD_", "65536")
+    environment.setdefault("MALLOC_TRIM_THRESHOLD_", "131072")
+    environment.setdefault("MALLOC_ARENA_MAX", "2")
     override = f"-Duniffi.component.timbre_bindings.libraryOverride={library}"
     # Coroutines' own checks, and little heap, so that what grows is seen.
     options = [override, "-ea", "-Xmx256m", "-Xss512k", "-XX:+UseSerialGC"]

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use timbre_bindings::{
-    Backend, KvPrecision, ModelOptions, NativeAdapter, NativeModel, ProgressListener, TimbreError, TuningBudget,
-    TuningOptions, estimate_memory, mix_adapters,
+    Backend, KvPrecision, ModelOptions, NativeAdapter, NativeModel, ProgressListener, TimbreError, estimate_memory,
+    mix_adapters,
 };
 
 fn write(folder: &tempfile::TempDir, name: &str, bytes: &[u8]) -> String {
@@ -107,12 +107,4 @@ fn a_listener_can_stop_the_opening() {
         assert_eq!(error, expected);
         assert_eq!(listener.reports.load(Ordering::Relaxed), 2);
     }
-}
-
-#[test]
-fn options_of_a_run_have_sensible_defaults() {
-    let options = TuningOptions::default();
-    assert!(options.method.is_none() && options.targets.is_empty() && options.budget.is_none());
-    assert_eq!((options.batch, options.heldout_share, options.seed), (4, 0.1, 0));
-    assert_ne!(TuningBudget::Steps { steps: 1 }, TuningBudget::Seconds { seconds: 1.0 });
 }
