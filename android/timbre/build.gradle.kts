@@ -12,8 +12,8 @@ android {
     ndkVersion = libs.versions.ndk.get()
 
     defaultConfig {
-        // Android 8.0, the first with java.nio.file and without limits on the size of a mapped file: nine phones out of ten are
-        // newer, and older ones have neither the memory nor the instructions for a language model.
+        // Android 8.0. The NDK and Rust go down to 21; what is older than 26 are phones of 2016 and before, without the memory
+        // and the instructions that a language model wants.
         minSdk = libs.versions.min.sdk.get().toInt()
         consumerProguardFiles("consumer-rules.pro")
     }
