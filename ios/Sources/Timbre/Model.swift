@@ -16,6 +16,7 @@ internal import TimbreNative
 /// ```
 public final class Model: Sendable {
     let native: NativeModel
+    private let gpuCalls = SerialQueue()
 
     /// What the model is.
     public let info: ModelInfo
@@ -49,6 +50,22 @@ public final class Model: Sendable {
     /// The number of tokens in a text, without any that the model puts around it.
     public func tokenCount(of text: String) async throws -> Int {
         try await OffPool.shared.run { [native] in Int(try native.tokenCount(text: text)) }
+    }
+
+    /// Submits nothing to the GPU from now on, and returns once it has nothing of this model's left to do; sessions go on on the CPU.
+    /// For an app in the background, which is ended for work on the GPU. ``SystemObserver`` does it. Nothing to do for a model on the CPU.
+    public func suspendGPU() async {
+        try? await OffPool.shared.run { [native] in native.suspendGpu() }
+    }
+
+    /// Lets sessions use the GPU again, from what their caches there still hold.
+    public func resumeGPU() async {
+        try? await OffPool.shared.run { [native] in native.resumeGpu() }
+    }
+
+    /// The same without waiting, in the order of calls.
+    func setGPU(suspended: Bool) {
+        gpuCalls.async { [native] in suspended ? native.suspendGpu() : native.resumeGpu() }
     }
 
     /// What a session of this model will take.
@@ -98,7 +115,7 @@ public struct ModelOptions: Sendable, Hashable {
         case cpu
         /// The GPU; an error where there is none that computes right.
         case gpu
-        /// The GPU where there is one that computes right, else the CPU.
+        /// A GPU with memory of its own where there is one that computes right, else the CPU, which on a phone is as fast.
         case automatic
     }
 
