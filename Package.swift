@@ -42,6 +42,10 @@ let package = Package(
             linkerSettings: [.linkedLibrary("timbre_bindings", .when(platforms: [.linux]))]),
         .target(name: "Timbre", dependencies: ["TimbreNative"], path: "ios/Sources/Timbre"),
         .testTarget(name: "TimbreTests", dependencies: ["Timbre", "TimbreNative"], path: "ios/Tests/TimbreTests"),
+        // The sample app without its views, so that it is compiled and tested wherever the rest is.
+        .target(name: "TimbreSampleModels", dependencies: ["Timbre"], path: "ios/Sample/Models"),
+        .testTarget(
+            name: "TimbreSampleModelsTests", dependencies: ["TimbreSampleModels"], path: "ios/Sample/ModelsTests"),
     ],
     swiftLanguageModes: [.v6]
 )

@@ -8,6 +8,8 @@ python_packages := justfile_directory() / "target/python"
 peers_python := env("TIMBRE_PEERS_PYTHON", justfile_directory() / "target/peers/bin/python")
 # Python with torch, transformers, peft and gguf, the peer in fine-tuning.
 torch_python := env("TIMBRE_TORCH_PYTHON", justfile_directory() / "target/torch/bin/python")
+# What the applications load.
+native_library := if os() == "windows" { "timbre_bindings.dll" } else if os() == "macos" { "libtimbre_bindings.dylib" } else { "libtimbre_bindings.so" }
 python := if os() == "windows" { "python" } else { "python3" }
 
 _list:
@@ -33,8 +35,25 @@ test-python: _python
     {{ python }} core/tests/python/peft_roundtrip.py --packages "{{ python_packages }}" assets/adapters/devil target/roundtrip/devil
     {{ python }} core/tests/python/peft_roundtrip.py --packages "{{ python_packages }}" assets/adapters/kjv target/roundtrip/kjv
 
+# Compile the Kotlin layer and run its tests on the JVM, against the real library and models (needs a JDK, JNA and JUnit)
+test-kotlin: models
+    cargo build --release -p timbre-bindings -p timbre-bindgen
+    {{ python }} android/jvm/test.py "target/release/{{ native_library }}" target/release/timbre-bindgen
+
 _python:
     {{ python }} core/tests/python/peft_roundtrip.py --packages "{{ python_packages }}" --check || {{ python }} -m pip install --quiet --upgrade --target "{{ python_packages }}" numpy safetensors
+
+# Build and test the Swift package on Linux (in a Debian sid in target/, where there is no Swift) or macOS
+test-swift: models
+    .ci/swift
+
+# Generate the Swift of the bindings anew, which is committed
+swift-bindings:
+    .ci/swift --generate
+
+# Compile the bindings for phones, link what needs no SDK, hold its size to a limit; --gpu with the GPU backend
+cross-mobile *arguments:
+    .ci/cross-mobile {{ arguments }}
 
 # Formatting, lints and documentation, all without a warning
 lint: _doc

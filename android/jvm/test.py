@@ -24,6 +24,8 @@ MAIN = ANDROID / "timbre" / "src" / "main" / "kotlin"
 TESTS = ANDROID / "timbre" / "src" / "test" / "kotlin"
 # Tests of what Gradle does not compile here, and the program that runs them all.
 EXTRA = [ANDROID / "jvm" / "tests", ANDROID / "jvm" / "Runner.kt"]
+# The one part of the Gradle build that needs no Gradle.
+BUILD = ANDROID / "buildSrc" / "src" / "main" / "kotlin" / "ElfAlignment.kt"
 # The sample's state, which knows nothing of Android.
 SAMPLE = ANDROID / "sample" / "src" / "main" / "kotlin" / "dev" / "timbre" / "sample" / "state"
 DEBIAN = Path("/usr/share/java")
@@ -44,7 +46,7 @@ def main():
     stubs = [ANDROID / "jvm" / "stubs"]
     ffi = compile_("ffi", jars, [generated, *stubs], jna)
     layer = compile_("timbre", jars, [MAIN], ffi + jna, ["-Xexplicit-api=strict", "-Werror"])
-    sources = [TESTS, *EXTRA, guide, SAMPLE]
+    sources = [TESTS, *EXTRA, BUILD, guide, SAMPLE]
     # Tests see what is internal to the layer, as they do in Gradle.
     friends = [f"-Xfriend-paths={layer[0]}"]
     tests = compile_("tests", jars, sources, layer + ffi + jna + junit, friends)
@@ -55,6 +57,11 @@ def main():
     path = tests + layer + ffi + jna + junit + jars
     environment = dict(os.environ, TIMBRE_ROOT=str(ROOT))
     environment.setdefault("TIMBRE_TEST_MODELS", str(ROOT / "target" / "models"))
+    # glibc keeps what was freed, the more the larger it was, in a heap for each thread, unless it is told a limit. Android's
+    # allocator gives it back: what is measured here is what the library holds.
+    environment.setdefault("MALLOC_MMAP_THRESHOLD_", "65536")
+    environment.setdefault("MALLOC_TRIM_THRESHOLD_", "131072")
+    environment.setdefault("MALLOC_ARENA_MAX", "2")
     override = f"-Duniffi.component.timbre_bindings.libraryOverride={library}"
     # Coroutines' own checks, and little heap, so that what grows is seen.
     options = [override, "-ea", "-Xmx256m", "-Xss512k", "-XX:+UseSerialGC"]

@@ -58,6 +58,10 @@ fn every_kind_of_entries_survives() {
     again.save_single(&path, false).unwrap();
     assert_eq!(std::fs::read(&path).unwrap(), before);
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing temporary is left");
+    // The same bytes where there is no file.
+    let bytes = adapter.to_file().unwrap().to_single_bytes(false).unwrap();
+    assert_eq!(bytes, before);
+    assert_eq!(AdapterFile::from_single_bytes(&bytes).unwrap().summary(), adapter.summary());
 }
 
 #[test]

@@ -5,7 +5,7 @@ mod common;
 use std::sync::Arc;
 
 use timbre::kernels::{KernelChoice, Tier};
-use timbre::model::{ActiveAdapters, BoundAdapter, Model, ModelError, ModelOptions};
+use timbre::model::{ActiveAdapters, BoundAdapter, KvType, MemoryEstimate, Model, ModelError, ModelOptions};
 use timbre::session::{CancelHandle, Finish, GenerateOptions, Session, SessionError, SessionOptions, SwapPolicy};
 
 fn model() -> Arc<Model> {
@@ -177,4 +177,47 @@ fn a_smaller_kv_cache_costs_little() {
     assert!(worst(&f16) < 0.1 && worst(&q8) < 0.6, "{} {}", worst(&f16), worst(&q8));
     assert_eq!(f16_bytes * 2, f32_bytes);
     assert_eq!(q8_bytes * 64, f16_bytes * 34);
+}
+
+#[test]
+fn memory_that_was_given_back_is_taken_again_and_nothing_is_forgotten() {
+    let model = model();
+    let mut session = session(&model);
+    session.set_tokens(&PROMPT);
+    let expected = logits(&mut session);
+    let reserved = session.kv_bytes();
+    session.trim(false);
+    assert_eq!(
+        (session.cached(), session.tokens()),
+        (PROMPT.len(), &PROMPT[..]),
+        "buffers hold nothing of the history"
+    );
+    assert_eq!(logits(&mut session), expected);
+    session.trim(true);
+    session.trim(true);
+    assert_eq!((session.cached(), session.tokens(), session.kv_bytes()), (0, &PROMPT[..], reserved));
+    assert_eq!(logits(&mut session), expected);
+    session.trim(true);
+    session.clear();
+    assert!(matches!(session.logits(&CancelHandle::default()), Err(SessionError::EmptyPrompt)));
+    session.push(&PROMPT);
+    assert_eq!(logits(&mut session), expected);
+}
+
+#[test]
+fn the_estimate_is_what_a_session_reserves() {
+    let path = common::model_path(common::SMOLLM2);
+    let model = model();
+    for (context, kv) in [(Some(100), KvType::F16), (Some(2048), KvType::Q8_0), (None, KvType::F32)] {
+        let estimate = MemoryEstimate::of_file(&path, context, kv, Some(model.compute().threads())).unwrap();
+        assert_eq!(estimate, model.estimate(context, kv).unwrap());
+        let session = Session::new(model.clone(), &SessionOptions { context, kv: Some(kv), batch: None }).unwrap();
+        assert_eq!(estimate.kv_bytes, session.kv_bytes(), "{context:?} {kv}");
+        assert_eq!(estimate.file_bytes, model.info().file_bytes);
+        assert!(estimate.anon_bytes() > estimate.kv_bytes);
+    }
+    for context in [0, usize::MAX] {
+        let error = model.estimate(Some(context), KvType::F16).unwrap_err();
+        assert!(matches!(error, ModelError::ContextFull { .. }), "{error}");
+    }
 }

@@ -9,7 +9,7 @@ use common::{GEMMA3, SMOLLM2, fixture_json, fixture_path, model};
 use timbre::session::{ChatTemplate, Message, TemplateError};
 use timbre::tokenizer::{EncodeOptions, SpecialText, Tokenizer};
 use timbre::tune::TuneError;
-use timbre::tune::data::{Dataset, Encoder, Examples, LineError, Sequence};
+use timbre::tune::data::{Dataset, Encoder, Examples, LineError, Record, Sequence};
 
 fn encoder(file: &str) -> (Encoder, Arc<Tokenizer>) {
     let gguf = model(file);
@@ -234,4 +234,35 @@ fn a_dataset_knows_itself() {
     // A share that takes all of them leaves none.
     let few = Examples::new(load().sequences()[..6].to_vec());
     assert!(matches!(Dataset::split(few, 0.99, 0).unwrap_err(), TuneError::NothingLeft { .. }));
+}
+
+#[test]
+fn what_is_in_memory_is_learnt_as_what_is_in_a_file() {
+    let (encoder, _) = encoder(SMOLLM2);
+    let path = fixture_path("train/first20.jsonl");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let records: Vec<Record> = text.lines().map(|line| Record::parse(line).unwrap()).collect();
+    let given = Examples::of_records(&encoder, &records, None).unwrap();
+    assert_eq!(given, Examples::load(&encoder, &path, None).unwrap());
+
+    // A short text is an example of its own, a long one has windows.
+    let long = "The tide is high and the wind is fair. ".repeat(40);
+    let texts = Examples::of_texts(&encoder, &["Ahoy!", " ", &long], Some(64)).unwrap();
+    let lengths: Vec<usize> = texts.sequences().iter().map(|sequence| sequence.tokens.len()).collect();
+    assert_eq!(lengths[0], encoder.count("Ahoy!").unwrap());
+    assert!(
+        lengths.len() > 4 && lengths[1..].iter().all(|length| (Encoder::MIN_WINDOW..=64).contains(length)),
+        "{lengths:?}"
+    );
+    assert_eq!(texts.sequences()[1..], encoder.text(&long, 64).unwrap());
+    assert!(texts.sequences().iter().all(|s| !s.targets[0] && s.targets[1..].iter().all(|target| *target)));
+
+    let nothing: [&str; 2] = ["", "\n"];
+    let error = Examples::of_texts(&encoder, &nothing, None).unwrap_err();
+    assert!(matches!(error, TuneError::NothingGiven { examples: 2, max_length: 128 }), "{error}");
+    let silent = [records[0].clone(), Record::Messages(vec![Message::user("Hi")])];
+    let error = Examples::of_records(&encoder, &silent, None).unwrap_err();
+    assert!(matches!(error, TuneError::Example { number: 2, source: LineError::NoReply }), "{error}");
+    let error = Examples::of_records(&encoder, &records, Some(1)).unwrap_err();
+    assert!(matches!(error, TuneError::Option { name: "maximum length", .. }), "{error}");
 }

@@ -2,10 +2,14 @@
 
 use std::ops::{Deref, DerefMut};
 
+use memmap2::MmapMut;
+
 /// Bytes of a cache line, and of the widest register.
 const LINE: usize = 64;
 /// Elements that reaching the next line may skip.
 const SLACK: usize = LINE / size_of::<f32>();
+/// Bytes from which [`Aligned::zeroed`] asks the system itself: a few pages, whatever their size.
+const MAPPED: usize = 64 << 10;
 
 /// A slice of f32 whose address is a multiple of 64, so that no register load of it straddles two cache lines.
 ///
@@ -13,9 +17,15 @@ const SLACK: usize = LINE / size_of::<f32>();
 /// have it write the zeros.
 #[derive(Debug)]
 pub struct Aligned {
-    data: Vec<f32>,
+    data: Data,
     start: usize,
     len: usize,
+}
+
+#[derive(Debug)]
+enum Data {
+    Heap(Vec<f32>),
+    Map(MmapMut),
 }
 
 impl Aligned {
@@ -24,19 +34,20 @@ impl Aligned {
         Self::over(vec![0.0; len + SLACK], len)
     }
 
-    /// `None` if the system does not give that much memory.
+    /// `None` if the system does not give that much memory. What is large is a mapping of its own, whose pages go back to the
+    /// system when it is dropped; an allocator may keep them for itself, and on a phone they count against the process.
     pub fn zeroed(len: usize) -> Option<Self> {
-        let with_slack = len.checked_add(SLACK)?;
-        // Asked first, because the call below takes a size past the address space for a mistake of its caller.
-        std::alloc::Layout::array::<f32>(with_slack).ok()?;
-        let data: Vec<f32> = bytemuck::allocation::try_zeroed_vec(with_slack).ok()?;
-        Some(Self::over(data, len))
+        let bytes = len.checked_mul(size_of::<f32>())?;
+        if bytes >= MAPPED {
+            return Some(Self { data: Data::Map(MmapMut::map_anon(bytes).ok()?), start: 0, len });
+        }
+        Some(Self::over(bytemuck::allocation::try_zeroed_vec(len + SLACK).ok()?, len))
     }
 
     fn over(data: Vec<f32>, len: usize) -> Self {
         // Where `align_offset` cannot tell, any place will do.
         let start = data.as_ptr().align_offset(LINE).min(SLACK);
-        Self { data, start, len }
+        Self { data: Data::Heap(data), start, len }
     }
 }
 
@@ -44,12 +55,38 @@ impl Deref for Aligned {
     type Target = [f32];
 
     fn deref(&self) -> &[f32] {
-        &self.data[self.start..self.start + self.len]
+        let data = match &self.data {
+            Data::Heap(data) => data.as_slice(),
+            Data::Map(map) => bytemuck::cast_slice(map),
+        };
+        &data[self.start..self.start + self.len]
     }
 }
 
 impl DerefMut for Aligned {
     fn deref_mut(&mut self) -> &mut [f32] {
-        &mut self.data[self.start..self.start + self.len]
+        let data = match &mut self.data {
+            Data::Heap(data) => data.as_mut_slice(),
+            Data::Map(map) => bytemuck::cast_slice_mut(map),
+        };
+        &mut data[self.start..self.start + self.len]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_kinds_of_memory_are_zero_and_aligned() {
+        for len in [0, 1, 1000, MAPPED / 4 - 1, MAPPED / 4, 100_003] {
+            for mut aligned in [Aligned::zeroed(len).unwrap(), Aligned::new(len)] {
+                assert_eq!((aligned.len(), aligned.as_ptr() as usize % LINE), (len, 0));
+                assert!(aligned.iter().all(|value| *value == 0.0));
+                aligned.fill(1.0);
+                assert_eq!(aligned.iter().sum::<f32>(), len as f32);
+            }
+        }
+        assert!(Aligned::zeroed(usize::MAX).is_none() && Aligned::zeroed(usize::MAX / 8).is_none());
     }
 }

@@ -37,7 +37,7 @@ impl Compute {
     /// [`KernelError::Spawn`] if the threads cannot be had.
     pub fn new(choice: KernelChoice, threads: usize) -> Result<Self, KernelError> {
         let tier = choice.resolve()?;
-        // Before anything that takes memory by the thread, for it is what refuses too many.
+        // First, because it refuses numbers of threads that memory would not suffice for.
         let pool = Pool::new(threads)?;
         let panels = (0..threads).map(|_| Mutex::new(panel::Panel::new())).collect();
         Ok(Self { kernels: Kernels::of(tier)?, pool, tier, panels })

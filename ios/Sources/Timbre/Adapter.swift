@@ -146,10 +146,11 @@ public struct AdapterInfo: Sendable, Hashable {
 
     init(_ info: TimbreNative.AdapterInfo) {
         name = info.name
-        kind = switch info.kind {
-        case .fourier: .fourier
-        case .lora: .lora
-        }
+        kind =
+            switch info.kind {
+            case .fourier: .fourier
+            case .lora: .lora
+            }
         baseModel = info.baseModel
         baseFingerprint = info.baseFingerprint
         parameters = Int(clamping: info.parameters)

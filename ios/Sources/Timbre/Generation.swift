@@ -40,7 +40,11 @@ public struct Generation: AsyncSequence, Sendable {
     ///   cancels the reply. One that ``cancel()`` ended is no error: it is what it had come to.
     public func collect() async throws -> Response {
         let run = owner.run
-        let response = try await withTaskCancellationHandler { try await run.completion.value } onCancel: { run.cancel() }
+        let response = try await withTaskCancellationHandler {
+            try await run.completion.value
+        } onCancel: {
+            run.cancel()
+        }
         if response.finish == .cancelled { try Task.checkCancellation() }
         return response
     }

@@ -18,14 +18,18 @@ public struct GenerationOptions: Sendable, Hashable {
 
         /// A draw from the `k` most probable tokens.
         ///
-        /// - Parameter seed: The same seed draws the same; `nil` for one that is drawn itself.
+        /// - Parameters:
+        ///   - k: How many.
+        ///   - seed: The same seed draws the same; `nil` for one that is drawn itself.
         public static func random(top k: Int, seed: UInt64? = nil) -> SamplingMode {
             SamplingMode(top: k, probabilityThreshold: 1, minimumProbability: 0, seed: seed, isGreedy: false)
         }
 
         /// A draw from the fewest most probable tokens whose probabilities reach the threshold together.
         ///
-        /// - Parameter seed: The same seed draws the same; `nil` for one that is drawn itself.
+        /// - Parameters:
+        ///   - probabilityThreshold: From 0 to 1.
+        ///   - seed: The same seed draws the same; `nil` for one that is drawn itself.
         public static func random(probabilityThreshold: Double, seed: UInt64? = nil) -> SamplingMode {
             SamplingMode(
                 top: 0, probabilityThreshold: probabilityThreshold, minimumProbability: 0, seed: seed, isGreedy: false)
@@ -33,7 +37,9 @@ public struct GenerationOptions: Sendable, Hashable {
 
         /// A draw from the tokens that are at least this fraction as probable as the most probable.
         ///
-        /// - Parameter seed: The same seed draws the same; `nil` for one that is drawn itself.
+        /// - Parameters:
+        ///   - minimumProbability: From 0 to 1.
+        ///   - seed: The same seed draws the same; `nil` for one that is drawn itself.
         public static func random(minimumProbability: Double, seed: UInt64? = nil) -> SamplingMode {
             SamplingMode(
                 top: 0, probabilityThreshold: 1, minimumProbability: minimumProbability, seed: seed, isGreedy: false)

@@ -1,6 +1,10 @@
 import Foundation
 internal import TimbreNative
 
+#if canImport(Darwin)
+    import Darwin
+#endif
+
 /// A base model: one file, mapped read-only and shared by every session that runs it.
 ///
 /// Opening takes milliseconds and no memory for weights: they stay in the file, whose pages the system drops and reads again as
@@ -12,6 +16,7 @@ internal import TimbreNative
 /// ```
 public final class Model: Sendable {
     let native: NativeModel
+    private let gpuCalls = SerialQueue()
 
     /// What the model is.
     public let info: ModelInfo
@@ -45,6 +50,22 @@ public final class Model: Sendable {
     /// The number of tokens in a text, without any that the model puts around it.
     public func tokenCount(of text: String) async throws -> Int {
         try await OffPool.shared.run { [native] in Int(try native.tokenCount(text: text)) }
+    }
+
+    /// Submits nothing to the GPU from now on, and returns once it has nothing of this model's left to do; sessions go on on the CPU.
+    /// For an app in the background, which is ended for work on the GPU. ``SystemObserver`` does it. Nothing to do for a model on the CPU.
+    public func suspendGPU() async {
+        try? await OffPool.shared.run { [native] in native.suspendGpu() }
+    }
+
+    /// Lets sessions use the GPU again, from what their caches there still hold.
+    public func resumeGPU() async {
+        try? await OffPool.shared.run { [native] in native.resumeGpu() }
+    }
+
+    /// The same without waiting, in the order of calls.
+    func setGPU(suspended: Bool) {
+        gpuCalls.async { [native] in suspended ? native.suspendGpu() : native.resumeGpu() }
     }
 
     /// What a session of this model will take.
@@ -94,11 +115,11 @@ public struct ModelOptions: Sendable, Hashable {
         case cpu
         /// The GPU; an error where there is none that computes right.
         case gpu
-        /// The GPU where there is one that computes right, else the CPU.
+        /// A GPU with memory of its own where there is one that computes right, else the CPU, which on a phone is as fast.
         case automatic
     }
 
-    /// Threads; `nil` for one a fast core. Apple's systems do not tell fast cores from others: name their number there, 2 on most iPhones.
+    /// Threads; `nil` for one a fast core.
     public var threads: Int?
     /// Where it runs.
     public var backend: Backend
@@ -112,15 +133,28 @@ public struct ModelOptions: Sendable, Hashable {
         self.warmUp = warmUp
     }
 
+    /// The cores of the fastest kind, where the engine cannot count them itself.
+    private static var fastCores: Int? {
+        #if canImport(Darwin)
+            var count: Int32 = 0
+            var size = MemoryLayout<Int32>.size
+            let isKnown = sysctlbyname("hw.perflevel0.physicalcpu", &count, &size, nil, 0) == 0
+            return isKnown && count > 0 ? Int(count) : nil
+        #else
+            return nil
+        #endif
+    }
+
     var native: TimbreNative.ModelOptions {
         get throws {
-            let backend: TimbreNative.Backend = switch backend {
-            case .cpu: .cpu
-            case .gpu: .gpu
-            case .automatic: .auto
-            }
+            let backend: TimbreNative.Backend =
+                switch backend {
+                case .cpu: .cpu
+                case .gpu: .gpu
+                case .automatic: .auto
+                }
             return TimbreNative.ModelOptions(
-                threads: try threads?.checked("threads", atLeast: 1), kernels: .auto, backend: backend, warmUp: warmUp)
+                threads: try (threads ?? Self.fastCores)?.checked("threads", atLeast: 1), kernels: .auto, backend: backend, warmUp: warmUp)
         }
     }
 }

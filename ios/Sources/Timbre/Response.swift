@@ -25,13 +25,14 @@ public struct Response: Sendable, Hashable {
 
     init(_ result: GenerationResult) {
         content = result.text
-        finish = switch result.finish {
-        case .endToken: .endToken
-        case .stopText: .stopText
-        case .length: .length
-        case .contextFull: .contextFull
-        case .cancelled: .cancelled
-        }
+        finish =
+            switch result.finish {
+            case .endToken: .endToken
+            case .stopText: .stopText
+            case .length: .length
+            case .contextFull: .contextFull
+            case .cancelled: .cancelled
+            }
         statistics = Statistics(result.stats)
     }
 }
@@ -62,6 +63,8 @@ public struct Statistics: Sendable, Hashable {
     public let cacheBytes: Int
     /// What the system counts against the app at the reply's end, in bytes; `nil` where it does not say.
     public let footprintBytes: Int?
+    /// Name of the GPU that the last token ran on; `nil` for the CPU.
+    public let gpu: String?
 
     init(_ stats: GenerationStats) {
         promptTokens = Int(stats.promptTokens)
@@ -75,6 +78,7 @@ public struct Statistics: Sendable, Hashable {
         decodeRate = stats.decodeTokensPerSecond
         swapTime = .microseconds(stats.swapUs)
         cacheBytes = Int(clamping: stats.kvBytes)
+        gpu = stats.gpu
         footprintBytes = stats.anonBytes.map { Int(clamping: $0) } ?? Memory.footprintBytes
     }
 }

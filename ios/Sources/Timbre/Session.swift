@@ -72,10 +72,11 @@ public final class Session: Sendable {
     @discardableResult
     public func setAdapters(mixing adapters: [WeightedAdapter], policy: SwapPolicy = .recompute) async throws -> Duration {
         try await queue.run { [native] in
-            let policy: TimbreNative.SwapPolicy = switch policy {
-            case .recompute: .recompute
-            case .keep: .keep
-            }
+            let policy: TimbreNative.SwapPolicy =
+                switch policy {
+                case .recompute: .recompute
+                case .keep: .keep
+                }
             return .microseconds(try native.setAdapters(adapters: adapters.map(\.native), policy: policy))
         }
     }

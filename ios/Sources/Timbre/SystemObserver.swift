@@ -7,8 +7,8 @@ import Foundation
 /// Listens to what the system asks of an app and lets sessions and tuners comply, as long as it lives.
 ///
 /// On a memory warning, idle sessions give all they can back: the next reply reads its history anew. When the app goes into the
-/// background, replies are cancelled, buffers are given back and tuners pause, for an app that computes there is ended, at once where it
-/// is the GPU that computes; in the foreground tuners go on. Sessions and tuners are held weakly.
+/// background, nothing is submitted to the GPU any more, for which an app there is ended; replies are cancelled, buffers are given back and
+/// tuners pause. In the foreground the GPU is used again and tuners go on. Sessions and tuners are held weakly.
 ///
 /// ```swift
 /// let observer = SystemObserver()
@@ -62,8 +62,8 @@ public final class SystemObserver: Sendable {
     #if canImport(UIKit) && !os(watchOS)
         /// Listens to UIKit.
         ///
-        /// - Parameter cancelsInBackground: Whether replies end when the app goes into the background. They must where the GPU
-        ///   computes; on the CPU they may wait there and go on.
+        /// - Parameter cancelsInBackground: Whether replies end when the app goes into the background. Else they go on there, on the
+        ///   CPU, for as long as the system lets them.
         @MainActor public convenience init(cancelsInBackground: Bool = true) {
             self.init(center: .default, notifications: .uiKit, cancelsInBackground: cancelsInBackground)
         }
@@ -83,11 +83,13 @@ public final class SystemObserver: Sendable {
             observe(notifications.didEnterBackground) { watched in
                 for session in watched.sessions {
                     if cancelsInBackground { session.object?.cancel() }
+                    session.object?.model.setGPU(suspended: true)
                     session.object?.trim(.buffers)
                 }
                 watched.tuners.forEach { $0.object?.pause() }
             },
             observe(notifications.willEnterForeground) { watched in
+                watched.sessions.forEach { $0.object?.model.setGPU(suspended: false) }
                 watched.tuners.forEach { $0.object?.resume() }
             },
         ])

@@ -64,7 +64,11 @@ public final class Tuner: AsyncSequence, Sendable {
     public func collect() async throws -> TuningResult {
         start()
         let (native, run) = (native, run)
-        let result = try await withTaskCancellationHandler { try await run.completion.value } onCancel: { native.cancel() }
+        let result = try await withTaskCancellationHandler {
+            try await run.completion.value
+        } onCancel: {
+            native.cancel()
+        }
         if result.report.stop == .cancelled { try Task.checkCancellation() }
         return result
     }

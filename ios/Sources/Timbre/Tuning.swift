@@ -112,14 +112,16 @@ public struct TuningOptions: Sendable {
 
     var native: TimbreNative.TuningOptions {
         get throws {
-            let method: TuningMethod = switch method {
-            case .fourier(let n, let alpha): .fourier(n: try n.checked("n", atLeast: 1), alpha: alpha)
-            case .lora(let rank, let alpha): .lora(rank: try rank.checked("rank", atLeast: 1), alpha: alpha)
-            }
-            let budget: TuningBudget = switch budget {
-            case .steps(let steps): .steps(steps: UInt64(try steps.checked("steps", atLeast: 1)))
-            case .seconds(let seconds): .seconds(seconds: seconds)
-            }
+            let method: TuningMethod =
+                switch method {
+                case .fourier(let n, let alpha): .fourier(n: try n.checked("n", atLeast: 1), alpha: alpha)
+                case .lora(let rank, let alpha): .lora(rank: try rank.checked("rank", atLeast: 1), alpha: alpha)
+                }
+            let budget: TuningBudget =
+                switch budget {
+                case .steps(let steps): .steps(steps: UInt64(try steps.checked("steps", atLeast: 1)))
+                case .seconds(let seconds): .seconds(seconds: seconds)
+                }
             return TimbreNative.TuningOptions(
                 method: method,
                 from: base?.native,
@@ -243,12 +245,13 @@ public struct TuningReport: Sendable, Hashable {
     public let peakBytes: Int?
 
     init(_ report: TimbreNative.TuningReport) {
-        stop = switch report.stop {
-        case .budget: .budget
-        case .early: .early
-        case .cancelled: .cancelled
-        case .diverged: .diverged
-        }
+        stop =
+            switch report.stop {
+            case .budget: .budget
+            case .early: .early
+            case .cancelled: .cancelled
+            case .diverged: .diverged
+            }
         steps = Int(clamping: report.steps)
         adapterStep = Int(clamping: report.adapterStep)
         heldOutBefore = report.heldoutBefore

@@ -55,7 +55,7 @@ func error(of body: () async throws -> Void, file: StaticString = #filePath, lin
 func eventually(
     _ what: String, file: StaticString = #filePath, line: UInt = #line, _ isSo: () async throws -> Bool
 ) async throws {
-    for _ in 0 ..< 6000 {
+    for _ in 0..<6000 {
         if try await isSo() { return }
         try await Task.sleep(for: .milliseconds(10))
     }

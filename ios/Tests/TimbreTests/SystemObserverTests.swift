@@ -43,7 +43,7 @@ final class SystemObserverTests: XCTestCase {
 
     func testTunersPauseInTheBackground() async throws {
         let model = try await Model(contentsOf: Fixtures.smolLM2)
-        let options = TuningOptions(budget: .steps(3), batchSize: 2, maximumLength: 32, heldOutShare: 0)
+        let options = TuningOptions(budget: .steps(3), batchSize: 2, maximumLength: 48, heldOutShare: 0)
         let tuner = try await Tuner(model: model, data: .file(Fixtures.texts), options: options)
         let observer = SystemObserver(center: center, notifications: names)
         observer.add(tuner)

@@ -23,7 +23,7 @@ final class TunerTests: XCTestCase {
             }
         }
         let result = try await tuner.collect()
-        XCTAssertEqual(steps.map(\.number), Array(1 ... 8))
+        XCTAssertEqual(steps.map(\.number), Array(1...8))
         XCTAssertEqual(steps.map(\.fraction), steps.map(\.fraction).sorted())
         XCTAssertGreaterThan(try XCTUnwrap(steps.last).fraction, 0.9)
         XCTAssertGreaterThanOrEqual(scores.count, 2)
@@ -115,7 +115,7 @@ final class TunerTests: XCTestCase {
 
     func testEveryKindOfDataIsLearntFrom() async throws {
         let model = try await Model(contentsOf: Fixtures.smolLM2)
-        let texts = (1 ... 6).map { "Note number \($0): the lighthouse keeper writes again, and nobody answers him." }
+        let texts = (1...6).map { "Note number \($0): the lighthouse keeper writes again, and nobody answers him." }
         let chats = texts.map { [Message(role: .user, content: "Go on."), Message(role: .assistant, content: $0)] }
         let data: [TuningData] = [
             .texts(texts),

@@ -73,10 +73,12 @@ class TunerTest {
     fun `every form of data is learnt from, and a held-out part scored`() = runBlocking {
         val chat = listOf(Message.user("Where are you?"), Message.assistant("Aboard, matey."))
         val text = folder.file("notes.txt").apply { writeText(messages.joinToString(" ").repeat(4)) }
+        val lines = folder.file("lines.jsonl")
+        lines.writeText(File(root, "assets/texts/devil-short.jsonl").readLines().take(12).joinToString("\n"))
         val forms = listOf(
             TuningData.Completions(messages.map { "Say something." to it }),
             TuningData.Chats(List(6) { chat }),
-            TuningData.FromFile(File(root, "assets/texts/devil-short.jsonl")),
+            TuningData.FromFile(lines),
             TuningData.FromFile(text),
         )
         for (data in forms) {
