@@ -43,6 +43,18 @@ test-kotlin: models
 _python:
     {{ python }} core/tests/python/peft_roundtrip.py --packages "{{ python_packages }}" --check || {{ python }} -m pip install --quiet --upgrade --target "{{ python_packages }}" numpy safetensors
 
+# Build and test the Swift package on Linux (in a Debian sid in target/, where there is no Swift) or macOS
+test-swift: models
+    .ci/swift
+
+# Generate the Swift of the bindings anew, which is committed
+swift-bindings:
+    .ci/swift --generate
+
+# Compile the bindings for phones, link what needs no SDK, hold its size to a limit; --gpu with the GPU backend
+cross-mobile *arguments:
+    .ci/cross-mobile {{ arguments }}
+
 # Formatting, lints and documentation, all without a warning
 lint: _doc
     cargo fmt --all --check

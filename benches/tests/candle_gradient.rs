@@ -279,7 +279,7 @@ fn check(tiny: &Tiny, make: fn(&Model, &str) -> Result<Pair>) -> Result<()> {
     let bound = model.bind(Arc::new(adapter), "tuned").unwrap();
     let mut ours = vec![0.0; bound.parameters()];
     let texts = texts();
-    let options = GradientOptions { memory_limit: None, max_rows: 64 };
+    let options = GradientOptions { memory_limit: None, reserved: 0, max_rows: 64 };
     let mut pass = GradientPass::new(model.clone(), &options).unwrap();
     let loss = pass.gradient(&bound, &texts.iter().collect::<Vec<_>>(), 1.0, &mut ours, &|| false).unwrap();
 

@@ -2,25 +2,21 @@
 
 use timbre::adapter::{AdapterSummary, ChangeSummary};
 use timbre::memory;
-use timbre::model::{Model, ModelOptions as CoreOptions};
-use timbre::session::{ChatTemplate, Finish as CoreFinish, GenerateOptions, Message, SamplerOptions, Stats};
+use timbre::model::{Backend as CoreBackend, Model, ModelOptions as CoreOptions};
+use timbre::session::{ChatTemplate, Finish as CoreFinish, GenerateOptions, Message, SamplerOptions, Session, Stats};
 
 use crate::adapter::{AdapterInfo, AdapterKind};
-use crate::error::{Outcome, TimbreError};
 use crate::failure::available;
 use crate::generation::{Finish, GenerationOptions, GenerationStats};
-use crate::model::{Backend, MemoryEstimate, ModelInfo, ModelOptions};
+use crate::model::{MemoryEstimate, ModelInfo, ModelOptions};
 use crate::session::ChatMessage;
 
 pub(crate) fn small(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 
-pub(crate) fn model_options(options: &ModelOptions) -> Outcome<CoreOptions> {
-    if options.backend == Backend::Gpu {
-        return Err(TimbreError::GpuUnavailable { reason: "this build computes on the CPU only".to_owned() });
-    }
-    Ok(CoreOptions { kernels: options.kernels.choice(), threads: options.threads.map(|threads| threads as usize) })
+pub(crate) fn model_options(options: &ModelOptions) -> CoreOptions {
+    CoreOptions { kernels: options.kernels.choice(), threads: options.threads.map(|threads| threads as usize) }
 }
 
 pub(crate) fn model_info(model: &Model) -> ModelInfo {
@@ -102,7 +98,8 @@ pub(crate) fn finish(finish: CoreFinish) -> Finish {
     }
 }
 
-pub(crate) fn stats(stats: &Stats, kv_bytes: usize) -> GenerationStats {
+/// What a reply of `session` cost, which has just ended.
+pub(crate) fn stats(stats: &Stats, session: &Session) -> GenerationStats {
     GenerationStats {
         prompt_tokens: small(stats.prompt_tokens),
         cached_tokens: small(stats.cached_tokens),
@@ -114,8 +111,9 @@ pub(crate) fn stats(stats: &Stats, kv_bytes: usize) -> GenerationStats {
         prefill_tokens_per_second: stats.prefill_rate(),
         decode_tokens_per_second: stats.decode_rate(),
         swap_us: stats.swap_us,
-        kv_bytes: kv_bytes as u64,
+        kv_bytes: session.kv_bytes() as u64,
         anon_bytes: memory::anon_bytes().ok(),
+        gpu: session.gpu_name().filter(|_| session.backend() == CoreBackend::Gpu).map(str::to_owned),
     }
 }
 

@@ -152,6 +152,19 @@ impl From<ModelError> for TimbreError {
             ModelError::SequenceLength { found, max } => {
                 Self::invalid("length of an example", format!("at most {max} tokens"), found)
             }
+            #[cfg(feature = "gpu")]
+            ModelError::Gpu(timbre::gpu::GpuError::OutOfMemory { needed, allocated, budget, .. }) => {
+                Self::OutOfMemory { needed, available: budget.unwrap_or(0).saturating_sub(allocated) }
+            }
+            #[cfg(feature = "gpu")]
+            ModelError::Gpu(_) => Self::GpuUnavailable { reason: error.to_string() },
+            ModelError::GpuSuspended | ModelError::NoGpuBackend => Self::GpuUnavailable { reason: error.to_string() },
+            ModelError::GpuKv { kv } => Self::invalid("kv", "f16 on a GPU", kv),
+            ModelError::GpuAdapter { adapter } => Self::incompatible(
+                format!("adapter {adapter:?}"),
+                "a kind of change that runs on a GPU",
+                "another kind",
+            ),
             ModelError::Cancelled => Self::Cancelled,
             other => Self::internal(other),
         }

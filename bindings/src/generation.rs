@@ -95,6 +95,8 @@ pub struct GenerationStats {
     pub kv_bytes: u64,
     /// Anonymous memory of the process, where the system says.
     pub anon_bytes: Option<u64>,
+    /// Name of the GPU that its last token ran on; `None` for the CPU.
+    pub gpu: Option<String>,
 }
 
 /// A reply that has ended.
@@ -200,7 +202,6 @@ impl Run {
         prompt: &[u32],
         options: &GenerationOptions,
     ) -> Outcome<GenerationResult> {
-        let kv_bytes = session.kv_bytes();
         session.set_tokens(prompt);
         let mut generation = session.generate(convert::generate_options(options))?;
         self.attach(generation.cancel_handle());
@@ -210,7 +211,9 @@ impl Run {
             self.channel.send(piece.to_owned());
         }
         let finish = generation.finish().map_or(Finish::Cancelled, convert::finish);
-        Ok(GenerationResult { text, finish, stats: convert::stats(&generation.stats(), kv_bytes) })
+        let stats = generation.stats();
+        drop(generation);
+        Ok(GenerationResult { text, finish, stats: convert::stats(&stats, session) })
     }
 
     fn attach(&self, handle: CancelHandle) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use timbre::kernels::{KernelChoice, Tier};
-use timbre::model::{KvCache, KvType, Model};
+use timbre::model::{Backend as CoreBackend, KvCache, KvType, Model};
 use timbre::tokenizer::EncodeOptions;
 
 use crate::convert;
@@ -36,7 +36,7 @@ pub enum Backend {
     Cpu,
     /// The GPU; an error where there is none that computes right.
     Gpu,
-    /// The GPU where there is one, else the CPU.
+    /// A GPU with memory of its own where there is one that computes right, else the CPU, which on a phone is as fast.
     Auto,
 }
 
@@ -123,6 +123,8 @@ pub trait ProgressListener: Send + Sync {
 #[derive(uniffi::Object)]
 pub struct NativeModel {
     pub(crate) model: Arc<Model>,
+    /// Where its sessions run.
+    pub(crate) backend: CoreBackend,
 }
 
 #[uniffi::export]
@@ -139,12 +141,14 @@ impl NativeModel {
         progress: Option<Arc<dyn ProgressListener>>,
     ) -> Outcome<Arc<Self>> {
         guarded(|| {
-            let model = Model::open(&path, &convert::model_options(&options)?)
+            let model = Model::open(&path, &convert::model_options(&options))
                 .map_err(|error| TimbreError::from(error).in_file(&path))?;
             if options.warm_up {
                 warm_up(&model, progress)?;
             }
-            Ok(Arc::new(Self { model }))
+            let backend = options.backend.core();
+            claim_gpu(&model, backend)?;
+            Ok(Arc::new(Self { model, backend }))
         })
     }
 
@@ -173,6 +177,17 @@ impl NativeModel {
         })
     }
 
+    /// Submits nothing to the GPU from now on, and returns once it has nothing of this model's left to do; sessions go on on the
+    /// CPU. For an application in the background, which is ended for work on the GPU. Does nothing for a model on the CPU.
+    pub fn suspend_gpu(&self) {
+        self.model.suspend_gpu();
+    }
+
+    /// Lets sessions use the GPU again, from what their caches there still hold.
+    pub fn resume_gpu(&self) {
+        self.model.resume_gpu();
+    }
+
     /// What a session of it will take; `None` for the context of a session that names none.
     ///
     /// # Errors
@@ -196,6 +211,23 @@ pub fn estimate_memory(path: String, context: Option<u32>, kv: KvPrecision) -> O
         let estimate = timbre::model::MemoryEstimate::of_file(&path, context, kv.core(), None);
         Ok(convert::estimate(&estimate.map_err(|error| TimbreError::from(error).in_file(&path))?))
     })
+}
+
+/// Makes sure of the GPU where it is asked for, so that its absence is found when the model is opened. The weights are there then.
+#[cfg(feature = "gpu")]
+fn claim_gpu(model: &Model, backend: CoreBackend) -> Outcome<()> {
+    match backend {
+        CoreBackend::Gpu => Ok(model.on_gpu(&timbre::gpu::GpuChoice::Auto).map(|_| ())?),
+        CoreBackend::Cpu | CoreBackend::Auto => Ok(()),
+    }
+}
+
+#[cfg(not(feature = "gpu"))]
+fn claim_gpu(_: &Model, backend: CoreBackend) -> Outcome<()> {
+    match backend {
+        CoreBackend::Gpu => Err(timbre::model::ModelError::NoGpuBackend.into()),
+        CoreBackend::Cpu | CoreBackend::Auto => Ok(()),
+    }
 }
 
 /// A context that a session can have.
@@ -231,6 +263,16 @@ impl Kernels {
             Self::Avx2 => KernelChoice::Only(Tier::Avx2),
             Self::Avx512 => KernelChoice::Only(Tier::Avx512),
             Self::Neon => KernelChoice::Only(Tier::Neon),
+        }
+    }
+}
+
+impl Backend {
+    pub(crate) fn core(self) -> CoreBackend {
+        match self {
+            Self::Cpu => CoreBackend::Cpu,
+            Self::Gpu => CoreBackend::Gpu,
+            Self::Auto => CoreBackend::Auto,
         }
     }
 }

@@ -55,7 +55,7 @@ pub enum SwapPolicy {
 pub enum TrimLevel {
     /// Buffers, which are made again in a millisecond.
     Buffers,
-    /// Buffers, keys and values: the next reply reads the history anew.
+    /// Buffers, keys and values: the next reply reads the history anew. What lies on a GPU stays there.
     All,
 }
 
@@ -100,8 +100,8 @@ impl NativeSession {
     #[uniffi::constructor]
     pub fn new(model: &NativeModel, options: SessionOptions) -> Outcome<Arc<Self>> {
         guarded(|| {
+            let session = open(model, &options)?;
             let model = Arc::clone(&model.model);
-            let session = open(&model, &options)?;
             let conversation = match Conversation::from_gguf(model.gguf()) {
                 Ok(conversation) => Some(conversation),
                 Err(timbre::session::SessionError::Template(timbre::session::TemplateError::Missing)) => None,
@@ -409,7 +409,8 @@ impl State {
 }
 
 /// A session, if it fits into memory.
-fn open(model: &Arc<Model>, options: &SessionOptions) -> Outcome<Session> {
+fn open(native: &NativeModel, options: &SessionOptions) -> Outcome<Session> {
+    let (model, backend) = (&native.model, native.backend);
     let context = check_context(options.context)?;
     let estimate = model.estimate(context, options.kv.core())?;
     let (needed, available) = (estimate.anon_bytes() as u64, available());
@@ -417,7 +418,8 @@ fn open(model: &Arc<Model>, options: &SessionOptions) -> Outcome<Session> {
     if available > 0 && needed > available {
         return Err(TimbreError::OutOfMemory { needed, available });
     }
-    let session = Session::new(Arc::clone(model), &CoreOptions { context, kv: Some(options.kv.core()), batch: None });
+    let core = CoreOptions { context, kv: Some(options.kv.core()), backend, ..CoreOptions::default() };
+    let session = Session::new(Arc::clone(model), &core);
     session.map_err(|error| match error.into() {
         TimbreError::OutOfMemory { available, .. } => TimbreError::OutOfMemory { needed, available },
         other => other,

@@ -6,22 +6,11 @@ use std::sync::Arc;
 
 use clap::Args;
 use timbre::kernels::KernelChoice;
-use timbre::model::{ActiveAdapters, BoundAdapter, KvType, Model, ModelOptions};
+use timbre::model::{ActiveAdapters, Backend, BoundAdapter, KvType, Model, ModelOptions};
 use timbre::session::{Sampler, SamplerOptions, Session, SessionOptions, SwapPolicy};
 
 use crate::output::{Outcome, Usage};
 use crate::progress::Progress;
-
-/// Where the model runs.
-#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Backend {
-    /// Choose.
-    Auto,
-    /// On the CPU.
-    Cpu,
-    /// On a GPU.
-    Gpu,
-}
 
 /// How a verb opens and runs a model.
 #[derive(Args)]
@@ -48,9 +37,12 @@ pub struct RunArgs {
     /// Which kernels: auto, reference, scalar, avx2, avx512 or neon
     #[arg(long, default_value = "auto")]
     pub kernels: KernelChoice,
-    /// Where the model runs
-    #[arg(long, value_enum, default_value = "auto")]
+    /// Where the model runs: cpu, gpu, or auto, a discrete GPU where there is one, else the CPU
+    #[arg(long, default_value = "auto")]
     pub backend: Backend,
+    /// The GPU to run on, by a part of its name; `timbre devices` lists them
+    #[arg(long, value_name = "NAME")]
+    pub gpu_adapter: Option<String>,
     /// Read the whole model into memory first, so that the first tokens do not wait for the disk
     #[arg(long)]
     pub warm_up: bool,
@@ -59,9 +51,6 @@ pub struct RunArgs {
 impl RunArgs {
     /// Opens `path` as asked.
     pub fn open(&self, path: &Path) -> Outcome<Arc<Model>> {
-        if self.backend == Backend::Gpu {
-            return Err("this build has no GPU backend: use --backend cpu or auto".into());
-        }
         let options = ModelOptions { kernels: self.kernels, threads: self.threads.map(usize::from) };
         let model = Model::open(path, &options)?;
         if self.warm_up {
@@ -77,11 +66,32 @@ impl RunArgs {
 
     /// A session on `model`, with adapters.
     pub fn session(&self, model: &Arc<Model>, adapters: ActiveAdapters) -> Outcome<Session> {
-        let options =
-            SessionOptions { context: self.ctx.map(|n| n as usize), kv: self.kv, ..SessionOptions::default() };
+        let options = SessionOptions {
+            context: self.ctx.map(|n| n as usize),
+            kv: self.kv,
+            backend: self.backend,
+            gpu: self.gpu_adapter.clone(),
+            ..SessionOptions::default()
+        };
         let mut session = Session::new(model.clone(), &options)?;
         session.set_adapters(adapters, SwapPolicy::Recompute)?;
+        match (session.gpu_name(), session.fallback()) {
+            (Some(name), _) => eprintln!("[running on {name}]"),
+            (None, Some(reason)) => eprintln!("[running on the CPU: {reason}]"),
+            (None, None) => {}
+        }
         Ok(session)
+    }
+
+    /// Refuses a GPU for what only the CPU does.
+    ///
+    /// # Errors
+    /// [`Usage`].
+    pub fn refuse_gpu(&self, what: &str) -> Result<(), Usage> {
+        if self.backend == Backend::Gpu || self.gpu_adapter.is_some() {
+            return Err(Usage(format!("{what} runs on the CPU: --backend gpu and --gpu-adapter do not apply")));
+        }
+        Ok(())
     }
 }
 

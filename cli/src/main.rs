@@ -2,6 +2,8 @@
 
 mod args;
 mod fetch;
+#[cfg(feature = "gpu")]
+mod gpu;
 mod npy;
 mod output;
 mod progress;
@@ -43,6 +45,8 @@ enum Verb {
 }
 
 fn main() -> std::process::ExitCode {
+    #[cfg(feature = "gpu")]
+    gpu::remember();
     let result = match Cli::parse().verb {
         Verb::Demo(verb) => verb.run(),
         Verb::Run(verb) => verb.run(),

@@ -16,6 +16,7 @@
 //! | [`tokenizer`] | text ↔ tokens from the mapped vocabulary |
 //! | [`quantize`] | rounding f32 rows to a storage type |
 //! | [`kernels`] | quantised products on mapped blocks, attention, elementwise, threads |
+//! | `gpu` | (feature `gpu`) a wgpu device, its memory, WGSL kernels, self-tests |
 //! | [`gguf`] | map a file, validate it, hand out typed views, write derived files |
 //!
 //! Beside them: [`memory`] (what the process holds, anonymous and file-backed), [`durable`] (files that appear whole or
@@ -24,6 +25,8 @@
 pub mod adapter;
 pub mod durable;
 pub mod gguf;
+#[cfg(feature = "gpu")]
+pub mod gpu;
 pub mod kernels;
 pub mod memory;
 pub mod merge;

@@ -38,7 +38,7 @@ fn a_step_of_four_sequences_of_256_tokens() {
     let all: Vec<&Sequence> = sequences.iter().collect();
 
     let before = anon_bytes().unwrap();
-    let options = GradientOptions { memory_limit: None, max_rows: TOKENS };
+    let options = GradientOptions { memory_limit: None, reserved: 0, max_rows: TOKENS };
     let mut pass = GradientPass::new(model, &options).unwrap();
     let mut gradient = vec![0.0; bound.parameters()];
     for _ in 0..2 {

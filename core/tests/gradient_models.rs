@@ -89,7 +89,7 @@ fn texts() -> Vec<Sequence> {
 }
 
 fn pass(model: &Arc<Model>, memory_limit: Option<usize>, max_rows: usize) -> GradientPass {
-    GradientPass::new(model.clone(), &GradientOptions { memory_limit, max_rows }).unwrap()
+    GradientPass::new(model.clone(), &GradientOptions { memory_limit, reserved: 0, max_rows }).unwrap()
 }
 
 fn gradient(pass: &mut GradientPass, bound: &Arc<BoundAdapter>, texts: &[Sequence]) -> (Loss, Vec<f32>) {
@@ -234,11 +234,12 @@ fn computing_a_layer_twice_changes_no_bit() {
             let bound = adapter(&model, &all_linears());
             let all = gradient(&mut pass(&model, None, 64), &bound, &texts());
             let ModelError::TuneMemory { needed, limit: 0 } =
-                GradientPass::new(model.clone(), &GradientOptions { memory_limit: Some(0), max_rows: 64 }).unwrap_err()
+                GradientPass::new(model.clone(), &GradientOptions { memory_limit: Some(0), reserved: 0, max_rows: 64 })
+                    .unwrap_err()
             else {
                 panic!("no memory is not enough")
             };
-            let one_short = GradientOptions { memory_limit: Some(needed - 1), max_rows: 64 };
+            let one_short = GradientOptions { memory_limit: Some(needed - 1), reserved: 0, max_rows: 64 };
             assert!(matches!(GradientPass::new(model.clone(), &one_short), Err(ModelError::TuneMemory { .. })));
             let mut least = pass(&model, Some(needed), 64);
             assert!(least.planned_bytes() <= needed && least.planned_bytes() < pass(&model, None, 64).planned_bytes());

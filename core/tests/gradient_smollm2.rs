@@ -91,7 +91,7 @@ fn twenty_steps_are_pefts() {
     let fixture = common::fixture_json("train/first20.json");
     let model = model();
     let mut bound = adapter(&model, &fixture["config"]);
-    let options = GradientOptions { memory_limit: None, max_rows: 256 };
+    let options = GradientOptions { memory_limit: None, reserved: 0, max_rows: 256 };
     let mut pass = GradientPass::new(model, &options).unwrap();
     let mut parameters = vec![0.0; bound.parameters()];
     let mut adam = Adam::default();

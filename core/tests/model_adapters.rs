@@ -53,7 +53,7 @@ fn one_that_fits_changes_every_logit() {
         session.set_tokens(&[1, 4, 5]);
         let base = session.logits(&CancelHandle::default()).unwrap().to_vec();
         let bound = bind(&model, (0..LAYERS).flat_map(|i| [module(&q(i), Q), module(&v(i), V)]).collect()).unwrap();
-        assert_eq!((bound.modules(), bound.name(), bound.base_fingerprint()), (4, "a", model.gguf().fingerprint()));
+        assert_eq!((bound.modules(), bound.name(), bound.is_for(model.gguf())), (4, "a", true));
         session.set_adapters(ActiveAdapters::new(vec![(bound, 1.0)]).unwrap(), SwapPolicy::Recompute).unwrap();
         let adapted = session.logits(&CancelHandle::default()).unwrap();
         assert!(adapted.iter().zip(&base).all(|(a, b)| a.is_finite() && a != b));
@@ -179,6 +179,10 @@ fn an_adapter_bound_elsewhere() {
     let [ours, theirs] = [&llama, &gemma3].map(|model| bind(model, vec![module(&q(0), Q)]).unwrap());
     let error = ActiveAdapters::new(vec![(ours.clone(), 1.0), (theirs.clone(), 1.0)]).unwrap_err();
     assert!(matches!(&error, ModelError::ForeignAdapter { adapter } if adapter == "a"), "{error}");
+
+    let again = Tiny::llama().open().unwrap();
+    assert!(ours.is_for(again.gguf()) && !theirs.is_for(again.gguf()), "another copy of the same file");
+    drop(again);
 
     let mut session = Session::new(llama, &SessionOptions::default()).unwrap();
     let own = ActiveAdapters::new(vec![(ours, 1.0)]).unwrap();

@@ -24,6 +24,8 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+#[cfg(feature = "gpu")]
+pub use cache::folder as cache_folder;
 pub use error::FetchError;
 pub use verb::FetchArgs;
 

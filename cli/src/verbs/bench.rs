@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use timbre::kernels::ceiling;
 use timbre::memory::{MemorySplit, PeakAnon};
-use timbre::model::{ActiveAdapters, BoundAdapter, Decoder, Linear, LinearKind, Model};
-use timbre::session::{CancelHandle, Session, SwapPolicy};
+use timbre::model::{ActiveAdapters, Backend, BoundAdapter, Decoder, Linear, LinearKind, Model};
+use timbre::session::{CancelHandle, DeviceMemory, Session, SwapPolicy};
 
 use crate::args::{ModelArgs, WeightedPath};
 use crate::output::{self, Outcome};
@@ -81,7 +81,10 @@ struct Report {
     adapter: Option<String>,
     threads: usize,
     kernels: String,
-    backend: &'static str,
+    backend: Backend,
+    /// The GPU that ran it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gpu: Option<String>,
     load_ms: f64,
     ttft_ms: f64,
     adapter_load_us: Option<f64>,
@@ -89,9 +92,36 @@ struct Report {
     pp: Rate,
     tg: Rate,
     memory: Option<Memory>,
+    /// Bytes on the GPU.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device_memory: Option<DeviceMemory>,
+    /// Milliseconds on the GPU, by kind of step, of one batch of the prompt and of one token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device_ms: Option<DeviceTimes>,
+    /// How the GPU applies adapters, and the times it was chosen by.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    adapter_paths: Vec<String>,
     weight_bytes_per_token: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     ceilings: Option<Ceilings>,
+}
+
+/// Kinds of steps, and the milliseconds each took on the GPU.
+#[derive(serde::Serialize)]
+struct DeviceTimes {
+    pp: Vec<(String, f64)>,
+    tg: Vec<(String, f64)>,
+}
+
+impl DeviceTimes {
+    /// After the session has generated; `None` where no GPU runs, or it does not tell.
+    fn measure(session: &mut Session, prompt: &[u32]) -> Outcome<Option<Self>> {
+        let tg = session.device_times()?;
+        session.clear();
+        session.push(prompt);
+        let pp = session.device_times()?;
+        Ok((!pp.is_empty()).then_some(Self { pp, tg }))
+    }
 }
 
 /// What the machine can do, and how much of it was done.
@@ -181,6 +211,7 @@ impl Bench {
                 decodes.push(decode);
             }
         }
+        let device_ms = DeviceTimes::measure(&mut session, &prompt)?;
         let memory = match (MemorySplit::of_this_process(), peak.map(PeakAnon::stop)) {
             (Ok(split), Some(Ok(peak_anon_bytes))) => Some(Memory {
                 anon_bytes: split.anon_bytes,
@@ -198,7 +229,8 @@ impl Bench {
             adapter: self.adapter.map(|a| a.path.display().to_string()),
             threads: model.compute().threads(),
             kernels: model.compute().tier().to_string(),
-            backend: "cpu",
+            backend: session.backend(),
+            gpu: session.gpu_name().map(str::to_owned),
             load_ms,
             ttft_ms: us(&prefills) / 1e3,
             adapter_load_us,
@@ -206,6 +238,9 @@ impl Bench {
             pp,
             tg,
             memory,
+            device_memory: session.device_memory(),
+            device_ms,
+            adapter_paths: session.adapter_paths(),
             weight_bytes_per_token: weight_bytes(model.decoder()),
             ceilings,
         };
@@ -271,12 +306,18 @@ impl Report {
         let rate =
             |r: &Rate| format!("{:.1} tok/s (mean {:.1} ± {:.1}, {} tokens)", r.tps_median, r.tps_mean, r.tps_sd, r.n);
         output::line(&format!("model    {}, {} threads, {} kernels", self.model, self.threads, self.kernels))?;
+        if let Some(gpu) = &self.gpu {
+            output::line(&format!("backend  {}, {gpu}", self.backend))?;
+        }
         output::line(&format!("load     {:.1} ms", self.load_ms))?;
         output::line(&format!("prefill  {}", rate(&self.pp)))?;
         output::line(&format!("decode   {}", rate(&self.tg)))?;
         output::line(&format!("ttft     {:.1} ms", self.ttft_ms))?;
         if let (Some(adapter), Some(load), Some(swap)) = (&self.adapter, self.adapter_load_us, self.swap_us) {
             output::line(&format!("adapter  {adapter}: loads in {load:.0} µs, swaps in {swap:.1} µs"))?;
+        }
+        for path in &self.adapter_paths {
+            output::line(&format!("applied  {path}"))?;
         }
         if let Some(m) = &self.memory {
             output::line(&format!(
@@ -286,6 +327,22 @@ impl Report {
                 output::bytes(m.file_bytes),
                 output::bytes(m.kv_bytes as u64)
             ))?;
+        }
+        if let Some(m) = &self.device_memory {
+            output::line(&format!(
+                "device   {} of weights, {} of KV cache, {} of buffers, {} for adapters",
+                output::bytes(m.weights_bytes),
+                output::bytes(m.kv_bytes),
+                output::bytes(m.scratch_bytes),
+                output::bytes(m.adapter_bytes)
+            ))?;
+        }
+        if let Some(times) = &self.device_ms {
+            let list = |times: &[(String, f64)]| {
+                times.iter().map(|(name, ms)| format!("{name} {ms:.2}")).collect::<Vec<_>>().join(", ")
+            };
+            output::line(&format!("device   a batch of the prompt, ms: {}", list(&times.pp)))?;
+            output::line(&format!("device   a token, ms: {}", list(&times.tg)))?;
         }
         output::line(&format!("weights  {} read a token", output::bytes(self.weight_bytes_per_token)))?;
         if let Some(c) = &self.ceilings {

@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use timbre::adapter::AdapterFile;
+use timbre::adapter::{AdapterFile, Delta as Change};
 use timbre::kernels::Cores;
 use timbre::model::{Model, ModelOptions};
 use timbre::spectral::{PlanCache, Transforms, naive};
 
 use crate::npy;
-use crate::output::{self, Outcome};
+use crate::output::{self, Outcome, Usage};
 
 /// Write the dense ΔW of one module as .npy, in the Hugging Face layout
 #[derive(Args)]
@@ -29,6 +29,9 @@ pub struct Delta {
     /// How it is computed
     #[arg(long, value_enum, default_value = "cpu")]
     backend: Reconstruction,
+    /// The GPU to use, by a part of its name; `timbre devices` lists them
+    #[arg(long, value_name = "NAME")]
+    gpu_adapter: Option<String>,
     /// Threads [default: one a fast core]
     #[arg(long, short = 't', value_parser = clap::value_parser!(u16).range(1..=512))]
     threads: Option<u16>,
@@ -75,11 +78,18 @@ impl Delta {
             let known: Vec<&str> = adapter.modules().map(|(name, _)| name).take(4).collect();
             format!("the adapter has no module {:?}; it has {} and more", self.module, known.join(", "))
         })?;
+        if self.gpu_adapter.is_some() && self.backend != Reconstruction::Gpu {
+            return Err(Usage("--gpu-adapter goes with --backend gpu".to_owned()).into());
+        }
         let threads = self.threads.map_or_else(|| Cores::of_this_thread().threads(), usize::from);
         let begin = std::time::Instant::now();
+        let on_cpu = || delta.dense(&Transforms::new(), threads);
         let data = match self.backend {
-            Reconstruction::Cpu => delta.dense(&Transforms::new(), threads),
-            Reconstruction::Gpu => return Err("this build has no GPU backend: use --backend cpu or naive".into()),
+            Reconstruction::Cpu => on_cpu(),
+            Reconstruction::Gpu => match on_gpu(&**delta, self.gpu_adapter.as_deref())? {
+                Some(data) => data,
+                None => on_cpu(),
+            },
             Reconstruction::Naive => {
                 let sum = match (delta.as_fourier(), delta.as_lora()) {
                     (Some(fourier), _) => naive::delta(fourier.entries(), &fourier.coefficients(), fourier.alpha())?,
@@ -98,4 +108,30 @@ impl Delta {
         }
         output::line(&format!("{}: {rows} × {cols}, Frobenius norm {frobenius:.6}, {ms:.2} ms", self.module))
     }
+}
+
+/// The change, made on a GPU; `None`, and why on stderr, where the CPU has to.
+#[cfg(feature = "gpu")]
+fn on_gpu(delta: &dyn Change, name: Option<&str>) -> Outcome<Option<Vec<f32>>> {
+    let gpu = crate::gpu::open(name)?;
+    match timbre::adapter::dense_on_gpu(delta, &gpu) {
+        Ok(Some(data)) => {
+            eprintln!("[computed on {}]", gpu.info().name);
+            Ok(Some(data))
+        }
+        Ok(None) => {
+            eprintln!("[computed on the CPU: no GPU kernel makes changes of this kind]");
+            Ok(None)
+        }
+        Err(error @ timbre::gpu::GpuError::SelfTest { .. }) => {
+            eprintln!("[computed on the CPU: {error}]");
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(not(feature = "gpu"))]
+fn on_gpu(_: &dyn Change, _: Option<&str>) -> Outcome<Option<Vec<f32>>> {
+    Err("this build has no GPU backend: use --backend cpu or naive".into())
 }

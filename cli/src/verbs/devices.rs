@@ -5,7 +5,7 @@ use timbre::kernels::{Cores, KernelChoice, cpu_features, detected_tiers};
 
 use crate::output::{self, Outcome};
 
-/// Show CPU features and which kernels are chosen
+/// Show CPU features, GPUs and which kernels are chosen; GPU kernels are tried out the first time
 #[derive(Args)]
 #[command(after_help = "Example:\n  timbre devices")]
 pub struct Devices {
@@ -22,7 +22,24 @@ struct Report {
     features: Vec<&'static str>,
     tiers: Vec<String>,
     kernels: String,
-    gpus: Vec<String>,
+    gpus: Vec<GpuReport>,
+}
+
+/// A GPU, its limits in bytes, and for each kernel `passed` or why the CPU takes its place.
+#[derive(serde::Serialize)]
+struct GpuReport {
+    name: String,
+    backend: String,
+    kind: &'static str,
+    driver: String,
+    f16: bool,
+    subgroup: Option<(u32, u32)>,
+    timestamps: bool,
+    max_buffer: u64,
+    max_binding: u64,
+    max_shared: u32,
+    max_threads: u32,
+    kernels: serde_json::Map<String, serde_json::Value>,
 }
 
 impl Devices {
@@ -35,7 +52,7 @@ impl Devices {
             features: cpu_features(),
             tiers: detected_tiers().iter().map(ToString::to_string).collect(),
             kernels: KernelChoice::Auto.resolve()?.to_string(),
-            gpus: Vec::new(),
+            gpus: gpus(),
         };
         if self.json {
             return output::json(&report);
@@ -46,6 +63,93 @@ impl Devices {
         ))?;
         output::line(&format!("features {}", report.features.join(" ")))?;
         output::line(&format!("kernels  {} (of {})", report.kernels, report.tiers.join(", ")))?;
-        output::line("GPU      none: this build has no GPU backend")
+        if report.gpus.is_empty() {
+            let built = if cfg!(feature = "gpu") { "none found" } else { "none: this build has no GPU backend" };
+            return output::line(&format!("GPU      {built}"));
+        }
+        report.gpus.iter().try_for_each(GpuReport::show)
     }
+}
+
+impl GpuReport {
+    fn show(&self) -> Outcome {
+        output::line(&format!("GPU      {} ({}, {}, {})", self.name, self.backend, self.kind, self.driver))?;
+        let mut features = Vec::new();
+        if self.f16 {
+            features.push("f16".to_owned());
+        }
+        if let Some((least, most)) = self.subgroup {
+            features.push(if least == most { format!("subgroup {most}") } else { format!("subgroup {least}-{most}") });
+        }
+        if self.timestamps {
+            features.push("timestamps".to_owned());
+        }
+        output::line(&format!(
+            "features {}",
+            if features.is_empty() { "none".to_owned() } else { features.join(", ") }
+        ))?;
+        output::line(&format!(
+            "limits   {} a buffer, {} a binding, {} shared by up to {} threads",
+            output::bytes(self.max_buffer),
+            output::bytes(self.max_binding),
+            output::bytes(self.max_shared.into()),
+            self.max_threads
+        ))?;
+        let passed: Vec<&str> =
+            self.kernels.iter().filter(|(_, verdict)| *verdict == "passed").map(|(name, _)| name.as_str()).collect();
+        if !passed.is_empty() {
+            output::line(&format!("kernels  {}: tried against the CPU, right", passed.join(", ")))?;
+        }
+        for (name, verdict) in self.kernels.iter().filter(|(_, verdict)| *verdict != "passed") {
+            output::line(&format!(
+                "kernels  {name}: the CPU takes its place ({})",
+                verdict.as_str().unwrap_or_default()
+            ))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(feature = "gpu")]
+fn gpus() -> Vec<GpuReport> {
+    use timbre::gpu::{Gpu, Verdict, trials};
+
+    let report = |info: timbre::gpu::GpuInfo| {
+        let mut kernels = serde_json::Map::new();
+        match crate::gpu::open(Some(&info.name)) {
+            Ok(gpu) => {
+                for trial in trials::all().chain(timbre::model::gpu::trials()) {
+                    let verdict = match gpu.verdict(trial) {
+                        Ok(Verdict::Passed) => "passed".to_owned(),
+                        Ok(Verdict::Failed(why)) => why,
+                        Err(error) => error.to_string(),
+                    };
+                    kernels.insert(trial.name.to_owned(), verdict.into());
+                }
+            }
+            Err(error) => {
+                kernels.insert("all".to_owned(), error.to_string().into());
+            }
+        }
+        GpuReport {
+            name: info.name,
+            backend: info.backend,
+            kind: info.kind,
+            driver: info.driver,
+            f16: info.f16,
+            subgroup: info.subgroup,
+            timestamps: info.timestamps,
+            max_buffer: info.max_buffer,
+            max_binding: info.max_binding,
+            max_shared: info.max_shared,
+            max_threads: info.max_threads,
+            kernels,
+        }
+    };
+    Gpu::adapters().into_iter().map(report).collect()
+}
+
+#[cfg(not(feature = "gpu"))]
+fn gpus() -> Vec<GpuReport> {
+    Vec::new()
 }

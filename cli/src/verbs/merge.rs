@@ -35,6 +35,7 @@ impl Merge {
         if self.adapters.adapters.is_empty() {
             return Err(Usage("nothing to merge: name at least one --adapter".into()).into());
         }
+        self.model.run.refuse_gpu("merging")?;
         let model = self.model.open()?;
         let adapters = self.adapters.load(&model)?;
         let storage = if self.keep_type { Storage::Keep } else { Storage::F16 };

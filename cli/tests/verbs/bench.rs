@@ -92,3 +92,26 @@ fn ceilings_on_request() {
         assert!(shown.contains(words), "{shown}");
     }
 }
+
+#[test]
+fn a_gpu_is_named_and_its_memory_counted() {
+    let model = smollm2();
+    let args = ["bench", "--model", &model, "-p", "3", "-g", "2", "-r", "1", "--backend", "gpu", "--json"];
+    let ran = timbre(&args);
+    if ran.code != 0 && ran.err.contains("no GPU") {
+        assert!(std::env::var_os("CI").is_none(), "GPU tests must run under CI: {}", ran.err);
+        eprintln!("\n*** SKIPPED: this test needs a GPU or a software Vulkan device: {} ***\n", ran.err);
+        return;
+    }
+    let report = ran.json();
+    assert_eq!(report["backend"], "gpu");
+    assert!(report["gpu"].as_str().is_some_and(|name| !name.is_empty()));
+    let memory = &report["device_memory"];
+    assert_eq!(keys(memory), ["weights_bytes", "kv_bytes", "scratch_bytes", "adapter_bytes"]);
+    // The blocks as the file has them, the norms, and a few bytes a matrix.
+    let weights = memory["weights_bytes"].as_u64().unwrap();
+    assert!((96_000_000..98_500_000).contains(&weights), "{weights}");
+    positive(&memory["kv_bytes"]);
+    positive(&memory["scratch_bytes"]);
+    positive(&report["tg"]["tps_median"]);
+}

@@ -63,7 +63,9 @@ fn what_is_missing_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("delta.npy");
     delta(&["--adapter", &devil], &out).fails(1, "--model");
-    delta(&["--adapter", &devil, "--model", &model, "--backend", "gpu"], &out).fails(1, "no GPU backend");
+    let nowhere = ["--adapter", &devil, "--model", &model, "--backend", "gpu", "--gpu-adapter", "no such device"];
+    delta(&nowhere, &out).fails(1, "no GPU named \"no such device\"");
+    delta(&["--adapter", &devil, "--model", &model, "--gpu-adapter", "any"], &out).fails(2, "--backend gpu");
     let unknown = ["delta", "--adapter", &devil, "--model", &model, "--module", "lm_head", "--out", &text(&out)];
     timbre(&unknown).fails(1, "no module \"lm_head\"");
     assert!(!out.exists());

@@ -65,7 +65,8 @@ fn what_a_model_cannot_do() {
     let logits = |args: &[&str]| timbre(&[&["logits", "--model", &model, "--json"], args].concat());
     logits(&["--tokens", "49152"]).fails(1, "49152");
     logits(&["--tokens", "1,2,3", "--ctx", "2"]).fails(1, "context");
-    logits(&["--tokens", "1", "--backend", "gpu"]).fails(1, "no GPU backend");
+    logits(&["--tokens", "1", "--backend", "gpu", "--gpu-adapter", "no such device"]).fails(1, "no GPU");
+    logits(&["--tokens", "1", "--backend", "gpu", "--kv", "q8_0"]).fails(1, "GPU");
     let foreign = if cfg!(target_arch = "aarch64") { "avx2" } else { "neon" };
     logits(&["--tokens", "1", "--kernels", foreign]).fails(1, foreign);
     timbre(&["run", "--model", &model, "--raw", "--prompt", ""]).fails(1, "no token");

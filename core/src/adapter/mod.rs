@@ -5,7 +5,8 @@
 //! yields an [`Adapter`], whole or not at all, and [`Adapter::to_file`] is the way back. [`Delta`] is what a module's change can do, whatever its kind, and [`DeltaScratch`] and
 //! [`DeltaBlock`] what that takes per thread. [`mix`](mix()) adds adapters in memory up, [`Registry`] holds loaded ones by alias.
 //!
-//! This room imports from [`spectral`](crate::spectral), [`kernels`](crate::kernels) (code on wide vectors) and [`durable`](crate::durable).
+//! This room imports from [`spectral`](crate::spectral), [`kernels`](crate::kernels) (code on wide vectors), `gpu` (dense changes made there)
+//! and [`durable`](crate::durable).
 
 mod block;
 mod config;
@@ -15,6 +16,8 @@ mod error;
 mod factors;
 mod file;
 mod fourier;
+#[cfg(feature = "gpu")]
+mod gpu;
 mod lora;
 mod low_rank;
 mod mix;
@@ -36,6 +39,8 @@ pub use delta::Delta;
 pub use error::AdapterError;
 pub use file::AdapterFile;
 pub use fourier::FourierDelta;
+#[cfg(feature = "gpu")]
+pub use gpu::dense_on_gpu;
 pub use lora::{LoraDelta, LoraScale};
 pub use mix::mix;
 pub use patterns::Patterns;

@@ -63,7 +63,7 @@ impl<'a> Matrix<'a> {
     }
 
     /// The bytes of rows `start..end`.
-    pub(super) fn row_range(&self, start: usize, end: usize) -> &'a [u8] {
+    pub(crate) fn row_range(&self, start: usize, end: usize) -> &'a [u8] {
         assert!(start <= end && end <= self.rows, "rows {start}..{end} of {}", self.rows);
         &self.data[start * self.row_bytes..end * self.row_bytes]
     }

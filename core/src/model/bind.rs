@@ -1,9 +1,10 @@
 //! Adapters bound to a model: module names turned into places in the decoder, everything checked, nothing copied.
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crate::adapter::{Adapter, AdapterError, Delta, DeltaBlock};
+use crate::gguf::Gguf;
 use crate::kernels::{Pool, for_each_chunk};
 
 use super::weights::{Linear, LinearKind};
@@ -55,7 +56,8 @@ fn candidates(adapter: &Adapter, layers: usize) -> Vec<String> {
 pub struct BoundAdapter {
     adapter: Arc<Adapter>,
     name: String,
-    base: String,
+    /// The model's file: an adapter that is kept does not keep the model.
+    base: Weak<Gguf>,
     /// Per layer, by `LinearKind`.
     layers: Vec<[Option<Arc<dyn Delta>>; LinearKind::ALL.len()]>,
     /// Where each delta's parameters begin among all of them, likewise.
@@ -72,8 +74,16 @@ impl std::fmt::Debug for BoundAdapter {
 
 impl BoundAdapter {
     /// Binds whole or not at all.
-    pub(super) fn new(adapter: Arc<Adapter>, name: String, decoder: &Decoder, base: &str) -> Result<Self, ModelError> {
-        adapter.check_base(base)?;
+    pub(super) fn new(
+        adapter: Arc<Adapter>,
+        name: String,
+        decoder: &Decoder,
+        base: &Arc<Gguf>,
+    ) -> Result<Self, ModelError> {
+        // The fingerprint touches pages all over the file, so that nobody asks for it who need not.
+        if adapter.base().is_some() {
+            adapter.check_base(base.fingerprint())?;
+        }
         let mut layers = vec![[const { None }; LinearKind::ALL.len()]; decoder.layers.len()];
         let mut offsets = vec![[0; LinearKind::ALL.len()]; decoder.layers.len()];
         let (mut matched, mut total, mut missing, mut parameters) = (0, 0, Vec::new(), 0);
@@ -106,7 +116,7 @@ impl BoundAdapter {
             missing.truncate(NAMED_MISSING);
             return Err(ModelError::MissingModules { adapter: name, count, missing });
         }
-        Ok(Self { adapter, name, base: base.to_owned(), layers, offsets, modules: matched, parameters })
+        Ok(Self { adapter, name, base: Arc::downgrade(base), layers, offsets, modules: matched, parameters })
     }
 
     /// The adapter itself.
@@ -171,9 +181,10 @@ impl BoundAdapter {
         Some(start..start + self.delta(layer, kind)?.parameters())
     }
 
-    /// The base it is bound to.
-    pub fn base_fingerprint(&self) -> &str {
-        &self.base
+    /// Whether it is bound to the model of this file, or of another copy that is open too.
+    pub fn is_for(&self, base: &Arc<Gguf>) -> bool {
+        std::ptr::eq(self.base.as_ptr(), Arc::as_ptr(base))
+            || self.base.upgrade().is_some_and(|own| own.fingerprint() == base.fingerprint())
     }
 
     /// The delta on a linear, if the adapter targets it.
@@ -202,8 +213,13 @@ impl ActiveAdapters {
         if let Some((bound, weight)) = list.iter().find(|(_, w)| !w.is_finite()) {
             return Err(ModelError::Weight { adapter: bound.name.clone(), found: *weight });
         }
-        if let Some((stray, _)) = list.iter().find(|(b, _)| b.base != list[0].0.base) {
-            return Err(ModelError::ForeignAdapter { adapter: stray.name.clone() });
+        if let Some((first, _)) = list.first() {
+            let together = |other: &BoundAdapter| {
+                Weak::ptr_eq(&first.base, &other.base) || other.base.upgrade().is_some_and(|base| first.is_for(&base))
+            };
+            if let Some((stray, _)) = list.iter().find(|(bound, _)| !together(bound)) {
+                return Err(ModelError::ForeignAdapter { adapter: stray.name.clone() });
+            }
         }
         Ok(Self { list })
     }

@@ -172,6 +172,28 @@ pub enum ModelError {
         /// Its marks.
         targets: usize,
     },
+    /// The device failed, or cannot run the model.
+    #[cfg(feature = "gpu")]
+    #[error(transparent)]
+    Gpu(#[from] crate::gpu::GpuError),
+    /// Work on the GPU was asked for while it is suspended.
+    #[error("the GPU is suspended: the app is in the background")]
+    GpuSuspended,
+    /// A KV type that only the CPU has.
+    #[error("KV type {kv} is not supported on a GPU, expected f16 or f32")]
+    GpuKv {
+        /// The type asked for.
+        kv: &'static str,
+    },
+    /// An adapter whose kind of change only the CPU has.
+    #[error("adapter {adapter:?} has changes of a kind that is not supported on a GPU")]
+    GpuAdapter {
+        /// The adapter.
+        adapter: String,
+    },
+    /// A GPU was asked for, and this build has none.
+    #[error("this build has no GPU backend")]
+    NoGpuBackend,
     /// The caller asked to stop.
     #[error("cancelled")]
     Cancelled,

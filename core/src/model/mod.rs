@@ -3,15 +3,18 @@
 //! An architecture is one file of wiring (`llama`, `gemma3`): it reads its metadata, names its tensors and puts the
 //! shared [`blocks`] together into a [`Decoder`], whose forward pass is the same for all. Weights are views of the map.
 //! This room imports `adapter`, `merge`, `tokenizer`,
-//! `kernels` and `gguf`.
+//! `gpu`, `kernels` and `gguf`.
 
 mod architecture;
+mod backend;
 mod bind;
 pub mod blocks;
 mod decoder;
 mod error;
 mod estimate;
 mod gemma3;
+#[cfg(feature = "gpu")]
+pub mod gpu;
 mod gradient;
 mod kv;
 mod llama;
@@ -21,6 +24,7 @@ mod opened;
 mod scratch;
 mod weights;
 
+pub use backend::Backend;
 pub use bind::{ActiveAdapters, BoundAdapter};
 pub use decoder::{Decoder, Pass, Wanted};
 pub use error::ModelError;

@@ -58,6 +58,8 @@ pub struct Model {
     tokenizer: OnceLock<Arc<Tokenizer>>,
     plans: PlanCache,
     transforms: Arc<Transforms>,
+    #[cfg(feature = "gpu")]
+    gpu: super::gpu::GpuSlot,
 }
 
 impl Model {
@@ -89,6 +91,8 @@ impl Model {
             tokenizer: OnceLock::new(),
             plans: PlanCache::new(),
             transforms: Arc::new(Transforms::new()),
+            #[cfg(feature = "gpu")]
+            gpu: super::gpu::GpuSlot::default(),
         }))
     }
 
@@ -119,6 +123,37 @@ impl Model {
         }
         let built = Arc::new(Tokenizer::from_gguf(self.gguf.clone())?);
         Ok(self.tokenizer.get_or_init(|| built))
+    }
+
+    /// The weights on a GPU, uploaded the first time they are asked for and shared by every session; anew after the device was
+    /// lost, or for another device than before.
+    ///
+    /// # Errors
+    /// [`ModelError::Gpu`]: no such device, out of memory, a shape that it cannot run; [`ModelError::GpuSuspended`];
+    /// [`ModelError::Gguf`] if the file changed.
+    #[cfg(feature = "gpu")]
+    pub fn on_gpu(&self, choice: &crate::gpu::GpuChoice) -> Result<Arc<super::gpu::GpuModel>, ModelError> {
+        self.gpu.get(choice, &self.gguf, &self.decoder)
+    }
+
+    /// Submits nothing to the GPU from now on; sessions go on on the CPU. Returns once the device has nothing of this model's
+    /// left to do. For apps that go to the background, where work on the GPU ends the process. Does nothing in a build
+    /// without GPU.
+    pub fn suspend_gpu(&self) {
+        #[cfg(feature = "gpu")]
+        self.gpu.suspend();
+    }
+
+    /// Lets sessions use the GPU again; they go on from what their caches there still hold.
+    pub fn resume_gpu(&self) {
+        #[cfg(feature = "gpu")]
+        self.gpu.resume();
+    }
+
+    /// Lets go of the weights on the GPU, once no session uses them.
+    pub fn release_gpu(&self) {
+        #[cfg(feature = "gpu")]
+        self.gpu.release();
     }
 
     /// What it is, for showing.
@@ -173,7 +208,7 @@ impl Model {
     /// [`ModelError::ModuleShape`], [`ModelError::MissingModules`]; [`ModelError::Gguf`] if the file changed.
     pub fn bind(&self, adapter: Arc<Adapter>, name: impl Into<String>) -> Result<Arc<BoundAdapter>, ModelError> {
         self.gguf.check_unchanged()?;
-        BoundAdapter::new(adapter, name.into(), &self.decoder, self.gguf.fingerprint()).map(Arc::new)
+        BoundAdapter::new(adapter, name.into(), &self.decoder, &self.gguf).map(Arc::new)
     }
 
     /// An empty KV cache with room for `capacity` positions.

@@ -199,6 +199,8 @@ impl Generation<'_> {
             }
             Some(first) => self.stats.decode_ms = ms(now - first),
         }
+        self.stats.backend = self.session.backend();
+        self.stats.fell_back = self.session.fallback().is_some();
         self.ids.push(id);
         self.session.push(&[id]);
         self.stats.generated_tokens = self.ids.len();

@@ -3,6 +3,7 @@
 //! The room above all others of the engine; it imports `model`, `adapter`, `tokenizer` and `gguf`.
 
 mod conversation;
+mod device;
 mod error;
 mod generation;
 mod sampler;
@@ -15,6 +16,7 @@ mod stream;
 mod template;
 
 pub use conversation::Conversation;
+pub use device::DeviceMemory;
 pub use error::SessionError;
 pub use generation::{CancelHandle, Finish, GenerateOptions, Generation};
 pub use sampler::{Sampler, SamplerError, SamplerOptions};

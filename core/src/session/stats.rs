@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::model::Backend;
+
 /// Timings of one generation, in the units people compare.
 #[derive(Debug, Clone, Copy, Default, PartialEq, serde::Serialize)]
 pub struct Stats {
@@ -21,6 +23,10 @@ pub struct Stats {
     pub decode_ms: f64,
     /// Microseconds of the last adapter swap before this generation, 0 without one.
     pub swap_us: f64,
+    /// What ran the last token.
+    pub backend: Backend,
+    /// Whether a GPU was given up on the way.
+    pub fell_back: bool,
 }
 
 impl Stats {

@@ -54,10 +54,11 @@ impl AdapterObjective {
         longest: usize,
         memory_limit: Option<usize>,
     ) -> Result<Self, ModelError> {
+        let reserved = adapter.parameters() * size_of::<f32>() * Self::COPIES;
         let bound = model.bind(adapter, "tuned")?;
         let mut max_rows = rows.clamp(longest, longest.max(Self::MOST_ROWS));
         let pass = loop {
-            match GradientPass::new(model.clone(), &GradientOptions { memory_limit, max_rows }) {
+            match GradientPass::new(model.clone(), &GradientOptions { memory_limit, reserved, max_rows }) {
                 Err(ModelError::TuneMemory { .. }) if max_rows > longest => max_rows = (max_rows / 2).max(longest),
                 other => break other?,
             }
@@ -68,7 +69,11 @@ impl AdapterObjective {
     /// Most tokens run together: more do not make the products any faster, but cost memory.
     const MOST_ROWS: usize = 512;
 
-    /// Bytes planned for the pass.
+    /// Numbers that a run holds a parameter: those of the start, of the best state and of this, two moments, a gradient, two
+    /// generations of the adapter, and a checkpoint on its way to the disk.
+    const COPIES: usize = 12;
+
+    /// Bytes planned for the run.
     pub fn planned_bytes(&self) -> usize {
         self.pass.planned_bytes()
     }

@@ -1,4 +1,5 @@
 //! Random storage blocks, and what each of their elements is, written from the format's definition one element at a time.
+#![allow(dead_code)] // each test uses a part of it
 
 use timbre::gguf::GgmlType;
 
@@ -128,6 +129,15 @@ pub fn element(ty: GgmlType, block: &[u8], i: usize) -> f64 {
             let low = if i % 128 < 64 { byte & 15 } else { byte >> 4 };
             let q = f64::from(low | two(128) << 4) - 32.0;
             half(block, 208) * f64::from(block[192 + i / 16] as i8) * q
+        }
+    }
+}
+
+/// Sets every f16 scale of a quantised type's blocks.
+pub fn scales(ty: GgmlType, data: &mut [u8], scale: half::f16) {
+    for block in data.chunks_exact_mut(ty.block_bytes()) {
+        for &at in half_offsets(ty) {
+            block[at..at + 2].copy_from_slice(&scale.to_le_bytes());
         }
     }
 }

@@ -37,6 +37,7 @@ impl Tune {
         if self.model.run.ctx.is_some() || self.model.run.kv.is_some() {
             return Err(Usage("tuning keeps no cache of keys and values: --ctx and --kv do not apply".into()).into());
         }
+        self.model.run.refuse_gpu("tuning")?;
         let peak = PeakAnon::start(SAMPLE).ok();
         let model = self.model.open()?;
         let start = self.start(&model)?;

@@ -31,6 +31,11 @@ impl Rope {
         Self { style, inverse_frequencies }
     }
 
+    /// Which elements are turned together.
+    pub fn style(&self) -> RopeStyle {
+        self.style
+    }
+
     /// Number of angles, half the elements turned.
     pub fn angles(&self) -> usize {
         self.inverse_frequencies.len()

@@ -11,8 +11,10 @@ use crate::kernels::{dequantize, for_each_chunk, vector};
 /// How much a [`GradientPass`] may take.
 #[derive(Debug, Clone)]
 pub struct GradientOptions {
-    /// Bytes of anonymous memory it may plan; `None` for about 100 MB, or what it needs at least.
+    /// Bytes of anonymous memory it may plan; `None` for about 110 MB, or what it needs at least.
     pub memory_limit: Option<usize>,
+    /// Bytes of that which are the caller's: parameters and what an optimiser keeps of them.
+    pub reserved: usize,
     /// Tokens that are run together, and the longest sequence. A batch is cut into parts of no more; sequences never see
     /// one another.
     pub max_rows: usize,
@@ -67,7 +69,7 @@ impl GradientPass {
         })
     }
 
-    /// Bytes of anonymous memory that it holds.
+    /// Bytes of anonymous memory that it holds, those reserved for the caller included.
     pub fn planned_bytes(&self) -> usize {
         self.plan.bytes + self.buffers.partial.len() * size_of::<f32>()
     }
@@ -122,8 +124,7 @@ impl GradientPass {
     ) -> Result<Loss, ModelError> {
         let model = Arc::clone(&self.model);
         packed::check(sequences, self.plan.rows, model.decoder().vocab)?;
-        let base = model.gguf().fingerprint();
-        if let Some((stray, _)) = adapters.list().iter().find(|(bound, _)| bound.base_fingerprint() != base) {
+        if let Some((stray, _)) = adapters.list().iter().find(|(bound, _)| !bound.is_for(model.gguf())) {
             return Err(ModelError::ForeignAdapter { adapter: stray.name().to_owned() });
         }
         let layers = model.decoder().layers.len();

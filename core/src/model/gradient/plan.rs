@@ -16,7 +16,7 @@ use crate::kernels::{Activations, TransposedScratch};
 use crate::spectral::LaneBin;
 
 /// Bytes a pass takes where no limit is given, unless it needs more.
-const DEFAULT_BYTES: usize = 96 << 20;
+const DEFAULT_BYTES: usize = 104 << 20;
 /// Bytes of logits that exist at a time, where the limit allows it.
 const LOGITS_BYTES: usize = 12 << 20;
 /// Rows of logits at least, so that a block of the head is used for a few.
@@ -151,7 +151,8 @@ impl Plan {
             row.saturating_mul(rows)
         };
         let bytes = |head_rows: usize, words: usize| {
-            fixed_bytes(model, &widths, rows, head_rows).saturating_add(words.saturating_mul(size_of::<f32>()))
+            let fixed = fixed_bytes(model, &widths, rows, head_rows).saturating_add(options.reserved);
+            fixed.saturating_add(words.saturating_mul(size_of::<f32>()))
         };
         let needed = bytes(least, words(1));
         let limit = options.memory_limit.unwrap_or_else(|| needed.max(DEFAULT_BYTES));

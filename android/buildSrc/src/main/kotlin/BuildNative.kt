@@ -48,7 +48,7 @@ abstract class BuildNative @Inject constructor(private val exec: ExecOperations)
         val flags = "-C link-arg=-Wl,-z,max-page-size=16384"
         run(
             listOf("cargo", "ndk") + targets + listOf("--platform", "${minSdk.get()}", "-o", out.path) +
-                listOf("build", "--release", "-p", "timbre-bindings", "--lib"),
+                listOf("build", "--profile", "mobile", "-p", "timbre-bindings", "--lib"),
             mapOf(
                 "ANDROID_NDK_HOME" to ndk.get().asFile.path,
                 "CARGO_TARGET_AARCH64_LINUX_ANDROID_RUSTFLAGS" to flags,
