@@ -13,8 +13,8 @@ use adapter_support::{planned, shape};
 use gpu_support::gpu;
 use model_support::{HIDDEN, INNER, LAYERS, Tiny, VOCAB, noise};
 use timbre::adapter::{Adapter, Delta, LoraDelta, LoraScale, Module};
-use timbre::gpu::GpuChoice;
-use timbre::model::{ActiveAdapters, Backend, BoundAdapter, KvType, Model};
+use timbre::gpu::{GpuChoice, GpuError};
+use timbre::model::{ActiveAdapters, Backend, BoundAdapter, KvType, Model, ModelError};
 use timbre::session::{CancelHandle, Session, SessionOptions, SwapPolicy};
 use timbre::spectral::PlanCache;
 
@@ -120,7 +120,8 @@ fn every_mix_of_adapters_is_the_cpus() {
         both.run(&[(&all, 1.0), (&b, 0.3), (&some, 0.5)], &format!("{of}, both kinds"));
         // What was prepared before is found again, also past the number that is kept.
         assert_eq!(both.run(&[(&a, 1.0)], &format!("{of}, back")), first);
-        for i in 0..9 {
+        // More forms than are kept.
+        for i in (0..9).filter(|_| of == "llama") {
             let few = low_rank(&model, "few", |linear| linear <= i % 7);
             both.run(&[(&few, 1.0), (&few, i as f32)], &format!("{of}, many forms, {i}"));
         }
@@ -167,12 +168,34 @@ fn a_lost_device_keeps_the_voice() {
         session.push(&[4]);
         session.logits(&CancelHandle::default()).unwrap().to_vec()
     });
-    assert_eq!(got, want, "both on the CPU now, with the adapter");
+    // Both on the CPU now; one computed its cache anew in one batch.
+    let close = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() <= TOLERANCE);
+    assert!(close(&got, &want), "{got:?} for {want:?}");
     assert_eq!(both.on_gpu.backend(), Backend::Cpu);
     // A swap while the device is gone.
     both.on_gpu.set_adapters(ActiveAdapters::none(), SwapPolicy::Recompute).unwrap();
     both.on_cpu.set_adapters(ActiveAdapters::none(), SwapPolicy::Recompute).unwrap();
     let [got, want] =
         [&mut both.on_gpu, &mut both.on_cpu].map(|session| session.logits(&CancelHandle::default()).unwrap().to_vec());
+    assert!(close(&got, &want), "{got:?} for {want:?}");
+}
+
+#[test]
+fn adapters_that_the_device_has_no_memory_for_speak_on_the_cpu() {
+    let Some(_) = gpu() else { return };
+    let model = Tiny::llama().open().unwrap();
+    let adapter = spectral(&model, &PlanCache::new(), 5, "a");
+    let active = || ActiveAdapters::new(vec![(adapter.clone(), 1.0)]).unwrap();
+    let Both { mut on_gpu, mut on_cpu } = Both::new(&model);
+    let device = model.on_gpu(&GpuChoice::Auto).unwrap().gpu().clone();
+    device.set_budget(device.allocated_bytes());
+    let [got, want] = [&mut on_gpu, &mut on_cpu].map(|session| {
+        session.set_adapters(active(), SwapPolicy::Recompute).unwrap();
+        session.set_tokens(&[1, 4, 5, 6]);
+        session.logits(&CancelHandle::default()).unwrap().to_vec()
+    });
     assert_eq!(got, want);
+    assert_eq!(on_gpu.backend(), Backend::Cpu);
+    let reason = on_gpu.fallback();
+    assert!(matches!(reason, Some(ModelError::Gpu(GpuError::OutOfMemory { .. }))), "{reason:?}");
 }

@@ -188,3 +188,15 @@ fn a_device_lost_while_a_record_is_under_way_is_an_error() {
     let error = pending.wait(&mut vec![0.0f32; 1 << 16]).unwrap_err();
     assert!(matches!(error, GpuError::DeviceLost { .. }), "{error}");
 }
+
+#[test]
+fn the_pool_keeps_no_more_than_it_may() {
+    let Some(gpu) = gpu() else { return };
+    let before = gpu.allocated_bytes();
+    let large: Vec<_> = (0..3).map(|_| gpu.scratch(40 << 20).unwrap()).collect();
+    drop(large);
+    assert_eq!(gpu.allocated_bytes() - before, 40 << 20);
+    // Small ones stay beside it.
+    drop(gpu.scratch(1 << 20).unwrap());
+    assert_eq!(gpu.allocated_bytes() - before, 41 << 20);
+}

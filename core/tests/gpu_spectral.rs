@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use gpu_support::gpu;
 use half::f16;
-use timbre::gpu::{Forward, Gpu, Inverse, Positions, Precision, Product, Reconstruct, Recorder};
-use timbre::spectral::{Entries, Shape, Transforms, naive, reconstruct};
+use timbre::adapter::{Delta, FourierDelta, LoraDelta, LoraScale, dense_on_gpu};
+use timbre::gpu::{Forward, Gpu, GpuError, Inverse, Positions, Precision, Product, Reconstruct, Recorder};
+use timbre::spectral::{Entries, Plan, Shape, Transforms, naive, reconstruct};
 
 fn entries(d1: usize, d2: usize, n: usize) -> Entries {
     Entries::seeded(Shape::new(d1, d2).unwrap(), n, 7).unwrap()
@@ -134,6 +135,22 @@ fn layers_are_made_at_once_in_either_precision() {
     }
 }
 
+#[test]
+fn adapters_of_both_kinds_are_made_dense() {
+    let Some(gpu) = gpu() else { return };
+    let (d1, d2) = (70, 90);
+    let plan = Arc::new(Plan::new(Arc::new(entries(d1, d2, 80))));
+    let fourier = FourierDelta::new(plan, &numbers(80, 1), 300.0).unwrap();
+    let (a, b, shape) = (numbers(5 * d2, 2), numbers(d1 * 5, 3), Shape::new(d1, d2).unwrap());
+    let lora = LoraDelta::new(&a, &b, 5, shape, LoraScale::over_rank(3.0)).unwrap();
+    let deltas: [&dyn Delta; 2] = [&fourier, &lora];
+    for delta in deltas {
+        let expected: Vec<f64> = delta.dense(&Transforms::new(), 1).into_iter().map(f64::from).collect();
+        let error = worst(&dense_on_gpu(delta, &gpu).unwrap().unwrap(), &expected);
+        assert!(error < 3e-6, "{delta:?}: {error:e}");
+    }
+}
+
 /// A change of which one binding takes only some rows.
 #[test]
 fn a_change_larger_than_a_binding_comes_in_bands() {
@@ -251,41 +268,67 @@ fn a_rows_result_does_not_depend_on_its_neighbours() {
 fn dense_products_are_exact_to_rounding_in_every_shape() {
     let Some(gpu) = gpu() else { return };
     for (d1, d2) in [(1, 1), (5, 3), (64, 64), (65, 130), (192, 576), (70, 8), (8, 70), (33, 77)] {
-        for rows in [1, 3, 8, 9, 65, 130] {
+        for (rows, adds) in [(1, true), (3, false), (8, true), (9, true), (65, false), (130, true)] {
             for precision in [Precision::F32, Precision::F16] {
-                for adds in [true, false] {
-                    let w: Vec<f32> = numbers(d1 * d2, 1).iter().map(|v| f16::from_f32(*v).to_f32()).collect();
-                    let (x, before) = (numbers(rows * d2, 2), numbers(rows * d1, 3));
-                    let raw: Vec<u8> = match precision {
-                        Precision::F32 => bytemuck::cast_slice(&w).to_vec(),
-                        Precision::F16 => w.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
-                    };
-                    let order = reversed(d1);
-                    let [w_, x_, order_, y_] = [
-                        gpu.upload("w", &raw).unwrap(),
-                        gpu.upload("x", &x).unwrap(),
-                        gpu.upload("order", &order).unwrap(),
-                        gpu.upload("y", &before).unwrap(),
-                    ];
-                    let product = Product::new(&gpu, d1, d2, precision, adds).unwrap();
-                    let bound = product.bind(&gpu, w_.all(), x_.all(), order_.all(), y_.all()).unwrap();
-                    let mut recorder = Recorder::new(&gpu);
-                    product.run(&mut recorder, &bound, rows);
-                    recorder.submit().unwrap();
-                    let mut y = vec![0.0f32; rows * d1];
-                    gpu.read(&y_, 0, &mut y).unwrap();
-                    let mut expected: Vec<f64> =
-                        before.iter().map(|v| if adds { f64::from(*v) } else { 0.0 }).collect();
-                    for (x, y) in x.chunks(d2).zip(expected.chunks_mut(d1)) {
-                        for (p, w) in w.chunks(d2).enumerate() {
-                            let sum: f64 = w.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
-                            y[order[p] as usize] += sum;
-                        }
+                let w: Vec<f32> = numbers(d1 * d2, 1).iter().map(|v| f16::from_f32(*v).to_f32()).collect();
+                let (x, before) = (numbers(rows * d2, 2), numbers(rows * d1, 3));
+                let raw: Vec<u8> = match precision {
+                    Precision::F32 => bytemuck::cast_slice(&w).to_vec(),
+                    Precision::F16 => w.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
+                };
+                let order = reversed(d1);
+                let [w_, x_, order_, y_] = [
+                    gpu.upload("w", &raw).unwrap(),
+                    gpu.upload("x", &x).unwrap(),
+                    gpu.upload("order", &order).unwrap(),
+                    gpu.upload("y", &before).unwrap(),
+                ];
+                let product = Product::new(&gpu, d1, d2, precision, adds).unwrap();
+                let bound = product.bind(&gpu, w_.all(), x_.all(), order_.all(), y_.all()).unwrap();
+                let mut recorder = Recorder::new(&gpu);
+                product.run(&mut recorder, &bound, rows);
+                recorder.submit().unwrap();
+                let mut y = vec![0.0f32; rows * d1];
+                gpu.read(&y_, 0, &mut y).unwrap();
+                let mut expected: Vec<f64> = before.iter().map(|v| if adds { f64::from(*v) } else { 0.0 }).collect();
+                for (x, y) in x.chunks(d2).zip(expected.chunks_mut(d1)) {
+                    for (p, w) in w.chunks(d2).enumerate() {
+                        let sum: f64 = w.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
+                        y[order[p] as usize] += sum;
                     }
-                    let error = worst(&y, &expected);
-                    assert!(error < 3e-6, "{d1}x{d2}, {rows} rows, {precision:?}, adds {adds}: {error:e}");
                 }
+                let error = worst(&y, &expected);
+                assert!(error < 3e-6, "{d1}x{d2}, {rows} rows, {precision:?}, adds {adds}: {error:e}");
             }
         }
     }
+}
+
+#[test]
+fn a_lost_device_is_an_error_of_everything_that_uses_it() {
+    let Some(gpu) = gpu() else { return };
+    let entries = entries(12, 30, 20);
+    let positions = positions(&entries);
+    let coefficients = numbers(20, 1);
+    let plan = Reconstruct::new(&gpu, &positions).unwrap();
+    let (forward, inverse) = (Forward::new(&gpu, 30).unwrap(), Inverse::new(&gpu, &[positions]).unwrap());
+    let product = Product::new(&gpu, 12, 30, Precision::F16, true).unwrap();
+    let buffer = gpu.storage("all", 4096).unwrap();
+    let spectra = gpu.storage("spectra", 4096).unwrap();
+    let bound = forward.bind(&gpu, buffer.all(), spectra.all()).unwrap();
+    let mut recorder = Recorder::new(&gpu);
+    forward.run(&mut recorder, &bound, 1);
+    gpu.destroy();
+    let lost = |result: Result<(), GpuError>| assert!(matches!(result, Err(GpuError::DeviceLost { .. })), "{result:?}");
+    lost(recorder.submit());
+    lost(plan.read(&coefficients, 1.0, &mut vec![0.0; 360]));
+    lost(plan.coefficients(&[(&coefficients, 1.0)]).map(|_| ()));
+    lost(plan.record(&mut Recorder::new(&gpu), &buffer, 0, 1, Precision::F32, buffer.all()));
+    lost(Reconstruct::new(&gpu, &positions).map(|_| ()));
+    lost(Forward::new(&gpu, 31).map(|_| ()));
+    lost(Inverse::new(&gpu, &[positions]).map(|_| ()));
+    lost(inverse.bind(&gpu, buffer.all(), spectra.all(), buffer.all(), buffer.all()).map(|_| ()));
+    lost(product.bind(&gpu, buffer.all(), buffer.all(), buffer.all(), spectra.all()).map(|_| ()));
+    lost(Product::new(&gpu, 13, 30, Precision::F16, true).map(|_| ()));
+    lost(gpu.measure_paths(&[positions], 1).map(|_| ()));
 }

@@ -98,6 +98,9 @@ struct Report {
     /// Milliseconds on the GPU, by kind of step, of one batch of the prompt and of one token.
     #[serde(skip_serializing_if = "Option::is_none")]
     device_ms: Option<DeviceTimes>,
+    /// How the GPU applies adapters, and the times it was chosen by.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    adapter_paths: Vec<String>,
     weight_bytes_per_token: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     ceilings: Option<Ceilings>,
@@ -237,6 +240,7 @@ impl Bench {
             memory,
             device_memory: session.device_memory(),
             device_ms,
+            adapter_paths: session.adapter_paths(),
             weight_bytes_per_token: weight_bytes(model.decoder()),
             ceilings,
         };
@@ -311,6 +315,9 @@ impl Report {
         output::line(&format!("ttft     {:.1} ms", self.ttft_ms))?;
         if let (Some(adapter), Some(load), Some(swap)) = (&self.adapter, self.adapter_load_us, self.swap_us) {
             output::line(&format!("adapter  {adapter}: loads in {load:.0} µs, swaps in {swap:.1} µs"))?;
+        }
+        for path in &self.adapter_paths {
+            output::line(&format!("applied  {path}"))?;
         }
         if let Some(m) = &self.memory {
             output::line(&format!(

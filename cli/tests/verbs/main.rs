@@ -8,6 +8,8 @@ mod bench;
 mod chat;
 mod delta;
 mod errors;
+#[cfg(feature = "gpu")]
+mod gpu;
 mod help;
 mod machine;
 mod merge;

@@ -10,6 +10,9 @@ use super::{Gpu, GpuError};
 /// Bytes handed to the queue before a submission lets it have them: what an upload holds on the CPU's side at a time.
 const BAND: usize = 8 << 20;
 
+/// Most bytes that lie in a pool unused.
+const IDLE: u64 = 64 << 20;
+
 /// Reuse of scratch rounds up to multiples of this, so that nearly equal sizes share.
 const GRAIN: u64 = 4096;
 
@@ -96,22 +99,21 @@ pub(super) struct Pool {
 #[derive(Debug)]
 pub struct Scratch {
     gpu: Arc<Gpu>,
-    buffer: Option<GpuBuffer>,
+    buffer: GpuBuffer,
 }
 
 impl std::ops::Deref for Scratch {
     type Target = GpuBuffer;
 
     fn deref(&self) -> &GpuBuffer {
-        // Only dropping takes it.
-        self.buffer.as_ref().expect("the buffer is there until it is dropped")
+        &self.buffer
     }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
         let mut free = self.gpu.pool.scratch.lock().unwrap_or_else(PoisonError::into_inner);
-        free.extend(self.buffer.take());
+        give_back(&mut free, self.buffer.clone());
     }
 }
 
@@ -155,7 +157,7 @@ impl Readback {
         }
         self.staging.raw().unmap();
         let mut free = gpu.pool.staging.lock().unwrap_or_else(PoisonError::into_inner);
-        free.push(self.staging);
+        give_back(&mut free, self.staging);
         Ok(())
     }
 }
@@ -257,7 +259,7 @@ impl Gpu {
             Some(buffer) => buffer,
             None => self.storage("scratch", bytes)?,
         };
-        Ok(Scratch { gpu: Arc::clone(self), buffer: Some(buffer) })
+        Ok(Scratch { gpu: Arc::clone(self), buffer })
     }
 
     /// Gives back the memory of the pools.
@@ -311,6 +313,16 @@ impl Gpu {
             },
             Refusal::Reason(reason) => GpuError::Command { what: what.to_owned(), reason },
         }
+    }
+}
+
+/// Keeps a buffer for the next who needs one, and lets go of the largest while they are too many bytes.
+fn give_back(free: &mut Vec<GpuBuffer>, buffer: GpuBuffer) {
+    free.push(buffer);
+    while free.iter().map(GpuBuffer::bytes).sum::<u64>() > IDLE
+        && let Some(largest) = (0..free.len()).max_by_key(|i| free[*i].bytes())
+    {
+        free.swap_remove(largest);
     }
 }
 

@@ -42,13 +42,16 @@ fn entries(d1: usize, d2: usize) -> (Vec<u32>, Vec<u32>) {
 }
 
 /// `ΔW` by its definition, with α = d1·d2.
-fn element(p: usize, q: usize, rows: &[u32], cols: &[u32], coefficients: &[f32], (d1, d2): (usize, usize)) -> f64 {
-    let terms = rows.iter().zip(cols).zip(coefficients).map(|((&j, &k), &c)| {
-        // Reduced before they are divided: the angles stay small.
-        let turns = (p * j as usize % d1) as f64 / d1 as f64 + (q * k as usize % d2) as f64 / d2 as f64;
-        f64::from(c) * (TAU * turns).cos()
-    });
-    terms.sum()
+fn dense(rows: &[u32], cols: &[u32], coefficients: &[f32], (d1, d2): (usize, usize)) -> Vec<f64> {
+    let element = |(p, q): (usize, usize)| {
+        let terms = rows.iter().zip(cols).zip(coefficients).map(|((&j, &k), &c)| {
+            // Reduced before they are divided: the angles stay small.
+            let turns = (p * j as usize % d1) as f64 / d1 as f64 + (q * k as usize % d2) as f64 / d2 as f64;
+            f64::from(c) * (TAU * turns).cos()
+        });
+        terms.sum()
+    };
+    (0..d1 * d2).map(|i| element((i / d2, i % d2))).collect()
 }
 
 /// What is wrong, if anything is.
@@ -66,11 +69,10 @@ fn compare(what: &str, found: &[f32], expected: &[f64], budget: f64) -> Option<S
 fn try_reconstruct(gpu: &Arc<Gpu>) -> Result<Option<String>, GpuError> {
     for (d1, d2) in SIDES {
         let (rows, cols) = entries(d1, d2);
-        let plan = Reconstruct::untried(gpu, &Positions { d1, d2, rows: &rows, cols: &cols })?;
+        let plan = Reconstruct::untried(gpu, &[Positions { d1, d2, rows: &rows, cols: &cols }])?;
         let coefficients = numbers(rows.len(), 1);
         let alpha = (d1 * d2) as f64;
-        let expected: Vec<f64> =
-            (0..d1 * d2).map(|i| element(i / d2, i % d2, &rows, &cols, &coefficients, (d1, d2))).collect();
+        let expected = dense(&rows, &cols, &coefficients, (d1, d2));
         let on_device = plan.coefficients(&[(&coefficients, alpha)])?;
         for (precision, budget) in [(Precision::F32, F32), (Precision::F16, F16)] {
             let out = gpu.scratch(plan.bytes(precision))?;
@@ -121,10 +123,9 @@ fn try_apply(gpu: &Arc<Gpu>) -> Result<Option<String>, GpuError> {
             let mut found = vec![0.0; before.len()];
             readback.wait(&mut found)?;
             let mut expected: Vec<f64> = before.iter().copied().map(f64::from).collect();
-            for (r, x) in x.chunks(d2).enumerate() {
-                for p in 0..d1 {
-                    let row = (0..d2).map(|q| element(p, q, &rows, &cols, &coefficients, (d1, d2)) * f64::from(x[q]));
-                    expected[r * d1 + d1 - 1 - p] += row.sum::<f64>();
+            for (p, delta) in dense(&rows, &cols, &coefficients, (d1, d2)).chunks(d2).enumerate() {
+                for (x, y) in x.chunks(d2).zip(expected.chunks_mut(d1)) {
+                    y[d1 - 1 - p] += delta.iter().zip(x).map(|(w, x)| w * f64::from(*x)).sum::<f64>();
                 }
             }
             let wrong = compare(&format!("{d1}x{d2}"), &found, &expected, F32);

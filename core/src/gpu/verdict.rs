@@ -117,6 +117,8 @@ impl Gpu {
             return Ok(verdict.clone());
         }
         let path = self.verdicts.file.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        // Held until the verdict is in the file.
+        let _file = path.as_deref().and_then(|path| lock(path).ok());
         let kept = path.as_deref().and_then(|path| read(path).verdicts.into_iter().find(|kept| kept.same(&entry)));
         let believed = kept.as_ref().and_then(|kept| match kept.verdict.as_str() {
             "passed" => Some(Verdict::Passed),
@@ -190,6 +192,17 @@ impl Gpu {
     }
 }
 
+/// One process at a time tries a kernel out, so that a mark of a trial is that of a process that ended during it. The lock goes with
+/// the process, however that ends.
+fn lock(path: &Path) -> std::io::Result<std::fs::File> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let file = std::fs::File::create(path.with_extension("lock"))?;
+    file.lock()?;
+    Ok(file)
+}
+
 /// What is in a verdict file; nothing if it is not there, damaged or not ours. It can only cost a trial.
 fn read(path: &Path) -> File {
     let small = std::fs::metadata(path).is_ok_and(|file| file.len() <= MAX_FILE);
@@ -202,9 +215,6 @@ fn write(path: &Path, entry: &Entry) -> std::io::Result<()> {
     let mut file = read(path);
     file.verdicts.retain(|kept| (&kept.device, &kept.kernel) != (&entry.device, &entry.kernel));
     file.verdicts.push(entry.clone());
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)?;
-    }
     let mut out = AtomicFile::create(path)?;
     out.write_all(serde_json::to_string_pretty(&file)?.as_bytes())?;
     out.commit()

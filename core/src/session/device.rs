@@ -58,6 +58,10 @@ impl Device {
         None
     }
 
+    pub fn adapter_paths(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     pub fn name(&self) -> Option<&str> {
         None
     }
@@ -139,6 +143,12 @@ impl Device {
             scratch_bytes: state.scratch_bytes(),
             adapter_bytes: state.adapter_bytes(),
         })
+    }
+
+    /// What was measured of the ways to apply adapters.
+    pub fn adapter_paths(&self) -> Vec<String> {
+        let timings = self.state.as_ref().map(|state| state.model().gpu().path_timings());
+        timings.into_iter().flatten().map(|timing| timing.to_string()).collect()
     }
 
     /// The device's name.

@@ -94,6 +94,12 @@ impl Session {
         self.device.memory()
     }
 
+    /// How adapters are applied on the GPU and why: for each shape and number of rows, the times of both ways as they were
+    /// measured on the device. Empty without a GPU, before an adapter was used there, and on a program on the CPU.
+    pub fn adapter_paths(&self) -> Vec<String> {
+        self.device.adapter_paths()
+    }
+
     /// The model it runs.
     pub fn model(&self) -> &Arc<Model> {
         &self.model

@@ -6,6 +6,8 @@ use timbre::gpu::{Gpu, GpuChoice, GpuError};
 
 /// A device, or `None` where there is none, which is said on stderr and, under `CI`, is a failure.
 pub fn gpu() -> Option<Arc<Gpu>> {
+    // Kernels are tried out once for all tests, not once for each device that a test opens.
+    timbre::gpu::keep_verdicts_in(concat!(env!("CARGO_TARGET_TMPDIR"), "/gpu-verdicts.json"));
     match Gpu::open(&GpuChoice::Auto) {
         Ok(gpu) => Some(gpu),
         Err(error @ GpuError::NoAdapter { .. }) => {

@@ -47,13 +47,25 @@ impl Reconstruct {
     /// [`GpuError::Limit`] for sides past what 32-bit indices allow; [`GpuError::SelfTest`] if the kernels compute wrong
     /// numbers on this device; [`GpuError::Shader`], [`GpuError::OutOfMemory`], [`GpuError::DeviceLost`].
     pub fn new(gpu: &Arc<Gpu>, positions: &Positions<'_>) -> Result<Self, GpuError> {
+        Self::of_lists(gpu, std::slice::from_ref(positions))
+    }
+
+    /// Prepares several lists of positions, whose changes add up; coefficients are then those of each list after the other.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    ///
+    /// # Panics
+    /// If there is no list, or their sides differ.
+    pub fn of_lists(gpu: &Arc<Gpu>, lists: &[Positions<'_>]) -> Result<Self, GpuError> {
         gpu.trust(&trials::RECONSTRUCT)?;
-        Self::untried(gpu, positions)
+        Self::untried(gpu, lists)
     }
 
     /// Without a trial of the kernels: for that trial.
-    pub(in crate::gpu) fn untried(gpu: &Arc<Gpu>, positions: &Positions<'_>) -> Result<Self, GpuError> {
-        let (d1, d2) = (positions.d1, positions.d2);
+    pub(in crate::gpu) fn untried(gpu: &Arc<Gpu>, lists: &[Positions<'_>]) -> Result<Self, GpuError> {
+        let (d1, d2) = (lists[0].d1, lists[0].d2);
+        assert!(lists.iter().all(|l| (l.d1, l.d2) == (d1, d2)), "changes of one linear differ in shape");
         let split = Split::of_output(d2, gpu.info())?;
         if d1 > LONGEST_AXIS {
             let what = "an axis of a weight change".to_owned();
@@ -79,11 +91,13 @@ impl Reconstruct {
         let pack = gpu.kernel(&KernelSpec { shader: PACK, entry: "pack", access, params: false, constants: &[] })?;
         let mut tables = split.tables();
         tables.extend(roots(d1));
-        let terms = Terms::new(&split, positions.cols, positions.rows);
+        let along: Vec<u32> = lists.iter().flat_map(|l| l.cols).copied().collect();
+        let other: Vec<u32> = lists.iter().flat_map(|l| l.rows).copied().collect();
+        let terms = Terms::new(&split, &along, &other);
         Ok(Self {
             d1,
             d2,
-            entries: positions.rows.len(),
+            entries: along.len(),
             mirrors,
             f32,
             f16,
@@ -145,15 +159,16 @@ impl Reconstruct {
     ///
     /// # Panics
     /// If `out` is not large enough.
-    pub fn record(
+    pub fn record<'a>(
         &self,
         recorder: &mut Recorder,
-        coefficients: &GpuBuffer,
+        coefficients: impl Into<Binding<'a>>,
         base: usize,
         layers: usize,
         precision: Precision,
         out: Binding<'_>,
     ) -> Result<(), GpuError> {
+        let coefficients = coefficients.into();
         let needed = self.bytes(precision) * layers as u64;
         assert!(out.bytes() >= needed, "an output of {} bytes, {needed} are needed", out.bytes());
         match (precision, &self.f16) {
@@ -181,7 +196,7 @@ impl Reconstruct {
         &self,
         recorder: &mut Recorder,
         kernel: &Kernel,
-        coefficients: &GpuBuffer,
+        coefficients: Binding<'_>,
         (base, layers): (usize, usize),
         out: Binding<'_>,
     ) -> Result<(), GpuError> {
@@ -197,7 +212,7 @@ impl Reconstruct {
         &self,
         recorder: &mut Recorder,
         kernel: &Kernel,
-        coefficients: &GpuBuffer,
+        coefficients: Binding<'_>,
         (base, layers): (usize, usize),
         out: Binding<'_>,
     ) -> Result<(), GpuError> {
@@ -206,7 +221,7 @@ impl Reconstruct {
         params.coefficients = base as u32;
         params.entries = self.entries as u32;
         params.rows = self.d1 as u32;
-        let arguments = [self.tables.all(), self.bins.all(), self.terms.all(), coefficients.all(), out];
+        let arguments = [self.tables.all(), self.bins.all(), self.terms.all(), coefficients, out];
         let bound = kernel.bind(&self.gpu, &arguments)?;
         let most = self.gpu.info().max_groups as usize;
         for first in (0..rows).step_by(most) {
@@ -238,7 +253,7 @@ impl Reconstruct {
         if self.layers_at_once(Precision::F32) > 0 {
             let whole = self.gpu.scratch(self.bytes(Precision::F32))?;
             let mut recorder = Recorder::new(&self.gpu);
-            self.all_rows(&mut recorder, &self.f32, &coefficients, (0, 1), whole.all())?;
+            self.all_rows(&mut recorder, &self.f32, coefficients.all(), (0, 1), whole.all())?;
             let readback = recorder.read(&whole, 0, size_of_val(out))?;
             recorder.submit()?;
             return readback.wait(out);

@@ -6,48 +6,20 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::adapter::{Delta, LoraDelta, RowOrder};
-use crate::gpu::{
-    Bound, BoundProduct, Forward, Gpu, GpuBuffer, GpuError, Inverse, Positions, Precision, Product, Recorder,
-};
-use crate::spectral::Plan;
+use crate::adapter::{Delta, RowOrder};
+use crate::gpu::{Bound, BoundProduct, Forward, Gpu, GpuBuffer, GpuError, Precision, Product, Recorder};
 
 use super::super::weights::{Linear, LinearKind};
 use super::super::{ActiveAdapters, Decoder, ModelError};
+use super::changes::{Form, Gathered, gather};
 use super::state::Rows;
+use super::sums::{Dense, Sum, find_or_make};
 
 /// Forms that are kept prepared, the last used among them.
 const KEPT: usize = 8;
 
-/// The changes of one linear in a set of adapters: those with the same positions are one, their coefficients added up.
-struct Gathered<'a> {
-    /// Positions, and each change's coefficients in stored order with what multiplies them.
-    plans: Vec<(&'a Arc<Plan>, Vec<(&'a [f32], f64)>)>,
-    lora: Vec<(&'a LoraDelta, f32)>,
-}
-
-/// The form of the changes of one linear.
-#[derive(Debug)]
-struct Form {
-    plans: Vec<Arc<Plan>>,
-    ranks: Vec<usize>,
-}
-
-impl Gathered<'_> {
-    fn has(&self, form: Option<&Form>) -> bool {
-        let Some(form) = form else { return self.plans.is_empty() && self.lora.is_empty() };
-        self.plans.len() == form.plans.len()
-            && self.lora.len() == form.ranks.len()
-            && self.plans.iter().zip(&form.plans).all(|((a, _), b)| Arc::ptr_eq(a, b))
-            && self.lora.iter().zip(&form.ranks).all(|((lora, _), rank)| lora.rank() == *rank)
-    }
-
-    fn form(&self) -> Option<Form> {
-        let plans: Vec<_> = self.plans.iter().map(|(plan, _)| Arc::clone(plan)).collect();
-        let ranks: Vec<_> = self.lora.iter().map(|(lora, _)| lora.rank()).collect();
-        (!plans.is_empty() || !ranks.is_empty()).then_some(Form { plans, ranks })
-    }
-}
+/// Most bytes of dense changes of one set of adapters. What goes beyond is applied without being formed.
+const DENSE_BYTES: u64 = 512 << 20;
 
 /// What is recorded after one linear's product.
 #[derive(Debug)]
@@ -55,6 +27,8 @@ struct Change {
     form: Form,
     /// Which spectral sum, and the number its coefficients begin at.
     spectral: Option<(usize, usize)>,
+    /// The spectral sum as a matrix, where multiplying with that is faster on this device.
+    dense: Option<Dense>,
     lora: Vec<Factors>,
 }
 
@@ -73,19 +47,13 @@ struct Factors {
 struct Prepared {
     /// Per layer, by [`LinearKind`].
     layers: Vec<[Option<Change>; LinearKind::ALL.len()]>,
-    inverses: Vec<Spectral>,
+    inverses: Vec<Sum>,
     /// Coefficients, and the factors of changes of low rank.
     numbers: GpuBuffer,
+    /// How many of them are coefficients; those are first.
+    coefficients: usize,
     len: usize,
     used: u64,
-}
-
-/// A sum over lists of positions, and its arguments for each linear that has it.
-#[derive(Debug)]
-struct Spectral {
-    plans: Vec<Arc<Plan>>,
-    inverse: Inverse,
-    bound: [Option<Bound>; LinearKind::ALL.len()],
 }
 
 /// The spectra of the rows that linears read.
@@ -178,8 +146,12 @@ impl GpuAdapters {
 
     /// Bytes on the device.
     pub fn bytes(&self) -> u64 {
-        let numbers = self.prepared.iter().map(|prepared| prepared.numbers.bytes()).sum::<u64>();
-        numbers + [&self.spectra, &self.middle].into_iter().flatten().map(GpuBuffer::bytes).sum::<u64>()
+        let changes = |prepared: &Prepared| {
+            let dense = prepared.layers.iter().flatten().flatten().filter_map(|change| change.dense.as_ref());
+            prepared.numbers.bytes() + dense.map(|dense| dense.w.bytes()).sum::<u64>()
+        };
+        self.prepared.iter().map(changes).sum::<u64>()
+            + [&self.spectra, &self.middle].into_iter().flatten().map(GpuBuffer::bytes).sum::<u64>()
     }
 
     /// Adds the changes of some linears of a layer, which read the same rows, to their outputs.
@@ -190,6 +162,10 @@ impl GpuAdapters {
         let mut transformed = false;
         for (kind, change) in changes() {
             let Some((index, base)) = change.spectral else { continue };
+            if let Some(Dense { product, .. }) = change.dense.as_ref().filter(|d| d.used[usize::from(rows > 1)]) {
+                product.0.run(recorder, &product.1, rows);
+                continue;
+            }
             let spectral = &prepared.inverses[index];
             let (_, len) = spectral.inverse.sides();
             let input = self.inputs.iter().find(|input| input.reads == reads(kind) && input.forward.len() == len);
@@ -233,7 +209,7 @@ impl GpuAdapters {
         let numbers = gpu.storage("an adapter's numbers", len as u64 * 4)?;
 
         self.make_room(gpu, decoder, all())?;
-        let (mut inverses, mut layers, mut base) = (Vec::new(), Vec::new(), 0);
+        let (mut inverses, mut layers, mut base, mut dense_bytes) = (Vec::new(), Vec::new(), 0, 0);
         let mut factors = factors.into_iter();
         for (i, gathered) in gathered.iter().enumerate() {
             let mut changes = [const { None }; LinearKind::ALL.len()];
@@ -243,10 +219,16 @@ impl GpuAdapters {
                 let linear = decoder.layers[i].linear(kind);
                 let order = self.order(gpu, linear)?;
                 let (x, y) = rows.of(kind);
-                let mut spectral = None;
+                let (mut spectral, mut dense) = (None, None);
                 if !form.plans.is_empty() {
-                    let index = find_or_make(gpu, &mut inverses, &form.plans)?;
-                    let Spectral { inverse, bound, .. } = &mut inverses[index];
+                    let index = find_or_make(gpu, &mut inverses, &form.plans, self.batch)?;
+                    let Sum { inverse, bound, dense: way, .. } = &mut inverses[index];
+                    if let Some((used, reconstruct)) = way
+                        && dense_bytes + reconstruct.bytes(Precision::F16) <= DENSE_BYTES
+                    {
+                        dense = Dense::new(gpu, reconstruct, *used, (x, &order, y), linear.shape())?;
+                        dense_bytes += dense.as_ref().map_or(0, |dense| dense.w.bytes());
+                    }
                     self.transform(gpu, kind, x, linear.shape().1)?;
                     if let (None, Some(spectra)) = (&bound[kind as usize], &self.spectra) {
                         let numbers = numbers.part(0..coefficients as u64 * 4);
@@ -259,11 +241,11 @@ impl GpuAdapters {
                 for ((delta, _), (a, b)) in gathered.lora.iter().zip(places) {
                     lora.push(self.factors(gpu, linear, delta.rank(), (&numbers, a, b), (x, &order, y))?);
                 }
-                changes[kind as usize] = Some(Change { form, spectral, lora });
+                changes[kind as usize] = Some(Change { form, spectral, dense, lora });
             }
             layers.push(changes);
         }
-        Ok(Prepared { layers, inverses, numbers, len, used: 0 })
+        Ok(Prepared { layers, inverses, numbers, coefficients, len, used: 0 })
     }
 
     fn factors(
@@ -349,11 +331,11 @@ impl GpuAdapters {
     /// Writes the numbers of these changes.
     fn upload(
         &mut self,
-        gpu: &Gpu,
+        gpu: &Arc<Gpu>,
         index: usize,
         gathered: &[[Gathered<'_>; LinearKind::ALL.len()]],
     ) -> Result<(), GpuError> {
-        let Prepared { layers, inverses, numbers, len, .. } = &self.prepared[index];
+        let Prepared { layers, inverses, numbers, coefficients, len, .. } = &self.prepared[index];
         let staged = &mut self.staged;
         staged.clear();
         staged.resize(*len, 0.0);
@@ -380,58 +362,14 @@ impl GpuAdapters {
                 }
             }
         }
-        gpu.write(numbers, 0, staged)
-    }
-}
-
-/// The sum over these lists of positions, prepared once for all linears that have them.
-fn find_or_make(gpu: &Arc<Gpu>, inverses: &mut Vec<Spectral>, plans: &[Arc<Plan>]) -> Result<usize, GpuError> {
-    let same = |known: &Spectral| {
-        known.plans.len() == plans.len() && known.plans.iter().zip(plans).all(|(a, b)| Arc::ptr_eq(a, b))
-    };
-    if let Some(index) = inverses.iter().position(same) {
-        return Ok(index);
-    }
-    let positions = |plan: &'_ Arc<Plan>| {
-        let (shape, entries) = (plan.shape(), plan.entries());
-        (shape.rows(), shape.cols(), Arc::clone(entries))
-    };
-    let lists: Vec<_> = plans.iter().map(positions).collect();
-    let lists: Vec<_> = lists
-        .iter()
-        .map(|(d1, d2, entries)| Positions { d1: *d1, d2: *d2, rows: entries.rows(), cols: entries.cols() })
-        .collect();
-    let inverse = Inverse::new(gpu, &lists)?;
-    inverses.push(Spectral { plans: plans.to_vec(), inverse, bound: [const { None }; LinearKind::ALL.len()] });
-    Ok(inverses.len() - 1)
-}
-
-/// The changes of every linear, per layer and by [`LinearKind`].
-fn gather<'a>(
-    decoder: &Decoder,
-    adapters: &'a ActiveAdapters,
-) -> Result<Vec<[Gathered<'a>; LinearKind::ALL.len()]>, ModelError> {
-    let mut layers = Vec::with_capacity(decoder.layers.len());
-    for layer in 0..decoder.layers.len() {
-        let mut linears = LinearKind::ALL.map(|_| Gathered { plans: Vec::new(), lora: Vec::new() });
-        for kind in LinearKind::ALL {
-            let Gathered { plans, lora } = &mut linears[kind as usize];
-            for (bound, weight) in adapters.list() {
-                let Some(delta) = bound.delta(layer, kind) else { continue };
-                if let Some(fourier) = delta.as_fourier() {
-                    let numbers = (fourier.stored(), fourier.alpha() * f64::from(*weight));
-                    match plans.iter_mut().find(|(plan, _)| Arc::ptr_eq(plan, fourier.plan())) {
-                        Some((_, changes)) => changes.push(numbers),
-                        None => plans.push((fourier.plan(), vec![numbers])),
-                    }
-                } else if let Some(delta) = delta.as_lora() {
-                    lora.push((delta, *weight));
-                } else {
-                    return Err(ModelError::GpuAdapter { adapter: bound.name().to_owned() });
-                }
-            }
+        gpu.write(numbers, 0, staged)?;
+        let mut recorder = Recorder::new(gpu);
+        for change in layers.iter().flatten().flatten() {
+            let (Some((index, base)), Some(dense)) = (change.spectral, &change.dense) else { continue };
+            let Some((_, reconstruct)) = &inverses[index].dense else { continue };
+            let part = numbers.part(0..*coefficients as u64 * 4);
+            reconstruct.record(&mut recorder, part, base, 1, Precision::F16, dense.w.all())?;
         }
-        layers.push(linears);
+        if recorder.dispatches() > 0 { recorder.submit() } else { Ok(()) }
     }
-    Ok(layers)
 }

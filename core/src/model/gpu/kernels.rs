@@ -12,7 +12,10 @@ macro_rules! shader {
     };
 }
 
-pub(super) const LINEAR: Shader = shader!("linear");
+pub(super) const LINEAR: Shader = Shader {
+    name: "linear",
+    wgsl: concat!(include_str!("../../gpu/shaders/blocks.wgsl"), "\n", include_str!("../../gpu/shaders/linear.wgsl")),
+};
 pub(super) const NORM: Shader = shader!("norm");
 pub(super) const GATE: Shader = shader!("gate");
 pub(super) const TURN: Shader = shader!("turn");

@@ -6,12 +6,14 @@
 
 mod adapters;
 mod attention;
+mod changes;
 mod forward;
 mod kernels;
 mod matrix;
 mod slot;
 mod state;
 mod steps;
+mod sums;
 mod trials;
 mod weights;
 

@@ -123,7 +123,8 @@ fn products(gpu: &Arc<Gpu>, ty: GgmlType) -> Outcome {
     let x = numbers(most * cols, 2);
     let vectors = gpu.upload("check", &[0.0f32; 4])?;
     let on_x = gpu.upload("check", &x)?;
-    let y = gpu.storage("check", (most * rows * 4) as u64)?;
+    let tokens = [69u32, 0, 33];
+    let y = gpu.storage("check", ((most * rows).max(tokens.len() * cols) * 4) as u64)?;
     let product = matrix.product(gpu, (vectors.all(), None), on_x.all(), y.all())?;
     for count in [1, 7, most] {
         let mut recorder = Recorder::new(gpu);
@@ -138,7 +139,6 @@ fn products(gpu: &Arc<Gpu>, ty: GgmlType) -> Outcome {
             return Ok(wrong);
         }
     }
-    let tokens = [69u32, 0, 33];
     let step = gpu.upload("check", &tokens)?;
     let lookup = matrix.lookup(gpu, 2.0, step.all(), y.all())?;
     let mut recorder = Recorder::new(gpu);
