@@ -1118,6 +1118,17 @@ public protocol NativeModelProtocol: AnyObject, Sendable {
     func memoryEstimate(context: UInt32?, kv: KvPrecision) throws  -> MemoryEstimate
     
     /**
+     * Lets sessions use the GPU again, from what their caches there still hold.
+     */
+    func resumeGpu() 
+    
+    /**
+     * Submits nothing to the GPU from now on, and returns once it has nothing of this model's left to do; sessions go on on the
+     * CPU. For an application in the background, which is ended for work on the GPU. Does nothing for a model on the CPU.
+     */
+    func suspendGpu() 
+    
+    /**
      * Tokens of a text, without any that the model puts around it. The first call builds the vocabulary's tables.
      *
      * # Errors
@@ -1242,6 +1253,29 @@ open func memoryEstimate(context: UInt32?, kv: KvPrecision)throws  -> MemoryEsti
         FfiConverterTypeKvPrecision_lower(kv),uniffiCallStatus
     )
 })
+}
+    
+    /**
+     * Lets sessions use the GPU again, from what their caches there still hold.
+     */
+open func resumeGpu()  {try! rustCall() {
+        uniffiCallStatus in
+    uniffi_timbre_bindings_fn_method_nativemodel_resume_gpu(
+            self.uniffiCloneHandle(),uniffiCallStatus
+    )
+}
+}
+    
+    /**
+     * Submits nothing to the GPU from now on, and returns once it has nothing of this model's left to do; sessions go on on the
+     * CPU. For an application in the background, which is ended for work on the GPU. Does nothing for a model on the CPU.
+     */
+open func suspendGpu()  {try! rustCall() {
+        uniffiCallStatus in
+    uniffi_timbre_bindings_fn_method_nativemodel_suspend_gpu(
+            self.uniffiCloneHandle(),uniffiCallStatus
+    )
+}
 }
     
     /**
@@ -2918,6 +2952,10 @@ public struct GenerationStats: Equatable, Hashable {
      * Anonymous memory of the process, where the system says.
      */
     public let anonBytes: UInt64?
+    /**
+     * Name of the GPU that its last token ran on; `None` for the CPU.
+     */
+    public let gpu: String?
 
     // Default memberwise initializers are never public by default, so we
     // declare one manually.
@@ -2957,7 +2995,10 @@ public struct GenerationStats: Equatable, Hashable {
          */kvBytes: UInt64, 
         /**
          * Anonymous memory of the process, where the system says.
-         */anonBytes: UInt64?) {
+         */anonBytes: UInt64?, 
+        /**
+         * Name of the GPU that its last token ran on; `None` for the CPU.
+         */gpu: String?) {
         self.promptTokens = promptTokens
         self.cachedTokens = cachedTokens
         self.prefillTokens = prefillTokens
@@ -2970,6 +3011,7 @@ public struct GenerationStats: Equatable, Hashable {
         self.swapUs = swapUs
         self.kvBytes = kvBytes
         self.anonBytes = anonBytes
+        self.gpu = gpu
     }
 
     
@@ -2999,7 +3041,8 @@ public struct FfiConverterTypeGenerationStats: FfiConverterRustBuffer {
                 decodeTokensPerSecond: FfiConverterDouble.read(from: &buf), 
                 swapUs: FfiConverterDouble.read(from: &buf), 
                 kvBytes: FfiConverterUInt64.read(from: &buf), 
-                anonBytes: FfiConverterOptionUInt64.read(from: &buf)
+                anonBytes: FfiConverterOptionUInt64.read(from: &buf), 
+                gpu: FfiConverterOptionString.read(from: &buf)
         )
     }
 
@@ -3016,6 +3059,7 @@ public struct FfiConverterTypeGenerationStats: FfiConverterRustBuffer {
         FfiConverterDouble.write(value.swapUs, into: &buf)
         FfiConverterUInt64.write(value.kvBytes, into: &buf)
         FfiConverterOptionUInt64.write(value.anonBytes, into: &buf)
+        FfiConverterOptionString.write(value.gpu, into: &buf)
     }
 }
 
@@ -4128,7 +4172,7 @@ public enum Backend: Equatable, Hashable {
      */
     case gpu
     /**
-     * The GPU where there is one, else the CPU.
+     * A GPU with memory of its own where there is one that computes right, else the CPU, which on a phone is as fast.
      */
     case auto
 
@@ -4866,7 +4910,7 @@ public enum TrimLevel: Equatable, Hashable {
      */
     case buffers
     /**
-     * Buffers, keys and values: the next reply reads the history anew.
+     * Buffers, keys and values: the next reply reads the history anew. What lies on a GPU stays there.
      */
     case all
 
@@ -6038,6 +6082,12 @@ private let initializationResult: InitializationResult = {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_timbre_bindings_checksum_method_nativemodel_memory_estimate() != 1558) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_timbre_bindings_checksum_method_nativemodel_resume_gpu() != 56855) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_timbre_bindings_checksum_method_nativemodel_suspend_gpu() != 31929) {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_timbre_bindings_checksum_method_nativemodel_token_count() != 10227) {

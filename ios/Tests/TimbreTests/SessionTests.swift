@@ -17,6 +17,7 @@ final class SessionTests: XCTestCase {
         XCTAssertEqual(response.statistics.generatedTokens, 24)
         XCTAssertGreaterThan(response.statistics.timeToFirstToken, .zero)
         XCTAssertGreaterThan(response.statistics.decodeRate, 0)
+        XCTAssertNil(response.statistics.gpu)
         XCTAssertGreaterThan(try XCTUnwrap(response.statistics.footprintBytes), 0)
 
         try await session.clear()
@@ -190,6 +191,17 @@ final class SessionTests: XCTestCase {
         let response = try await session.respond(to: question, options: short)
         XCTAssertEqual(response.statistics.cacheBytes, eight.cacheBytes)
         XCTAssertEqual(response.statistics.generatedTokens, 24)
+    }
+
+    func testAModelOnTheCPUGoesOnWhileTheGPUIsSuspended() async throws {
+        let model = try await Model(contentsOf: Fixtures.smolLM2)
+        let session = try await Session(model: model)
+        let before = try await session.respond(to: question, options: short)
+        await model.suspendGPU()
+        try await session.clear()
+        let during = try await session.respond(to: question, options: short)
+        XCTAssertEqual(during.content, before.content)
+        await model.resumeGPU()
     }
 
     func testADrawFollowsItsSeed() async throws {

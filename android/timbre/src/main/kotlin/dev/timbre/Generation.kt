@@ -110,6 +110,7 @@ public data class Reply(val text: String, val finish: Finish, val stats: Stats)
  * @property swap time of the last swap of adapters
  * @property kvBytes bytes reserved for keys and values
  * @property anonymousBytes anonymous memory of the process, where the system says
+ * @property gpu name of the GPU that the last token ran on; `null` for the processor
  */
 public data class Stats(
     val promptTokens: Int,
@@ -124,4 +125,5 @@ public data class Stats(
     val swap: Duration,
     val kvBytes: Long,
     val anonymousBytes: Long?,
+    val gpu: String?,
 )

@@ -66,6 +66,15 @@ public class Model private constructor(native: NativeModel) : AutoCloseable {
     public suspend fun memoryEstimate(context: Int? = null, kv: KvPrecision = KvPrecision.F16): MemoryEstimate =
         native { handle.use { it.memoryEstimate(context.toNative("context"), kv.toNative()) } }.public()
 
+    /**
+     * Submits nothing to the GPU until [resumeGpu], and returns when it has nothing of this model's left to do; sessions go on
+     * on the processor. Does nothing for a model that runs there anyway.
+     */
+    public suspend fun suspendGpu(): Unit = native { handle.use { it.suspendGpu() } }
+
+    /** Lets sessions use the GPU again. */
+    public suspend fun resumeGpu(): Unit = native { handle.use { it.resumeGpu() } }
+
     override fun close(): Unit = handle.close()
 
     public companion object {

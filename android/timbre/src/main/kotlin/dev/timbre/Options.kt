@@ -32,7 +32,7 @@ public enum class Backend {
     /** The GPU; [TimbreException.GpuUnavailable] where there is none that computes right. */
     GPU,
 
-    /** The GPU where there is one, else the processor. */
+    /** A GPU with memory of its own where there is one that computes right, else the processor, which on a phone is as fast. */
     AUTO,
 }
 

@@ -154,11 +154,23 @@ class ModelTest {
     @Test
     fun `a GPU is used or its absence has a reason`() = runBlocking {
         try {
-            Model.open(smol, ModelOptions(backend = Backend.GPU)).close()
+            Model.open(smol, ModelOptions(backend = Backend.GPU)).use { own ->
+                own.suspendGpu()
+                own.session(SessionOptions(context = 64)).use { session ->
+                    assertEquals("suspended", null, session.respond("Hi", short(2)).stats.gpu)
+                }
+                own.resumeGpu()
+            }
         } catch (error: TimbreException.GpuUnavailable) {
             assertTrue(error.reason.isNotBlank())
         }
-        Model.open(smol, ModelOptions(backend = Backend.AUTO)).close()
+        Model.open(smol, ModelOptions(backend = Backend.CPU)).use { own ->
+            own.suspendGpu()
+            own.resumeGpu()
+            own.session(SessionOptions(context = 64)).use { session ->
+                assertEquals(null, session.respond("Hi", short(2)).stats.gpu)
+            }
+        }
     }
 
     @Test

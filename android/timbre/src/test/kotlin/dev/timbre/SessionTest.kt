@@ -272,8 +272,8 @@ class SessionTest {
         repeat(100) { one(it) }
         val growth = anonymous() - before
         println("       growth over 100 sessions: $growth bytes")
-        // One session's pages are 5 MB: less than half of one is left of a hundred.
-        assertTrue("$growth", growth < 2_500_000)
+        // A session's pages are 10 MB. What is seen is the virtual machine's own: code it compiles, its heap.
+        assertTrue("$growth", growth < 6_000_000)
     }
 
     @Test

@@ -219,6 +219,7 @@ private fun dev.timbre.ffi.GenerationStats.public() =
         swap = swapUs.microseconds,
         kvBytes = kvBytes.bounded(),
         anonymousBytes = anonBytes?.bounded(),
+        gpu = gpu,
     )
 
 internal fun dev.timbre.ffi.TuningEvent.public(): TuningEvent = when (this) {
