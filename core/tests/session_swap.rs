@@ -211,7 +211,9 @@ fn the_estimate_is_what_a_session_reserves() {
     for (context, kv) in [(Some(100), KvType::F16), (Some(2048), KvType::Q8_0), (None, KvType::F32)] {
         let estimate = MemoryEstimate::of_file(&path, context, kv, Some(model.compute().threads())).unwrap();
         assert_eq!(estimate, model.estimate(context, kv).unwrap());
-        let session = Session::new(model.clone(), &SessionOptions { context, kv: Some(kv), batch: None }).unwrap();
+        let session =
+            Session::new(model.clone(), &SessionOptions { context, kv: Some(kv), ..SessionOptions::default() })
+                .unwrap();
         assert_eq!(estimate.kv_bytes, session.kv_bytes(), "{context:?} {kv}");
         assert_eq!(estimate.file_bytes, model.info().file_bytes);
         assert!(estimate.anon_bytes() > estimate.kv_bytes);
