@@ -185,6 +185,8 @@ fn memory_that_was_given_back_is_taken_again_and_nothing_is_forgotten() {
     let mut session = session(&model);
     session.set_tokens(&PROMPT);
     let expected = logits(&mut session);
+    // The last token again, as a batch of one row, which rounds otherwise.
+    let again = logits(&mut session);
     let reserved = session.kv_bytes();
     session.trim(false);
     assert_eq!(
@@ -192,7 +194,7 @@ fn memory_that_was_given_back_is_taken_again_and_nothing_is_forgotten() {
         (PROMPT.len(), &PROMPT[..]),
         "buffers hold nothing of the history"
     );
-    assert_eq!(logits(&mut session), expected);
+    assert_eq!(logits(&mut session), again);
     session.trim(true);
     session.trim(true);
     assert_eq!((session.cached(), session.tokens(), session.kv_bytes()), (0, &PROMPT[..], reserved));
