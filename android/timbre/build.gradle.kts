@@ -44,6 +44,7 @@ val buildNative = tasks.register<BuildNative>("buildNative") {
     )
     abis = listOf("arm64-v8a", "x86_64")
     minSdk = libs.versions.min.sdk.get().toInt()
+    gpu = providers.gradleProperty("timbre.gpu").map { it.toBoolean() }.orElse(true)
     ndk = androidComponents.sdkComponents.ndkDirectory
     libraries = layout.buildDirectory.dir("native/jniLibs")
     kotlin = layout.buildDirectory.dir("native/kotlin")

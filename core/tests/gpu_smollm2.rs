@@ -10,13 +10,14 @@ use std::sync::Arc;
 
 use gpu_support::gpu;
 use serde_json::Value;
+use timbre::gpu::GpuChoice;
 use timbre::model::{ActiveAdapters, Backend, BoundAdapter, Model, ModelOptions};
 use timbre::session::{CancelHandle, GenerateOptions, Session, SessionOptions, SwapPolicy};
 
 /// Largest difference of a logit from the CPU's fast kernels. They round activations to 15 bits a number before each product,
-/// which moves PEFT's ten largest logits by 0.004 (root mean square; ARCHITECTURE.md) and the worst of all some ten times as
-/// much; both sides round keys and values to f16, the GPU activations not at all.
-const LOGIT_BUDGET: f32 = 0.06;
+/// which moves PEFT's ten largest logits by 0.004 (root mean square; ARCHITECTURE.md) and the worst of a whole vocabulary several
+/// times as much; both sides round keys and values to f16, the GPU activations not at all. Measured: 0.009.
+const LOGIT_BUDGET: f32 = 0.03;
 /// Two logits closer than this are a tie that rounding may break either way.
 const TIE: f32 = 0.02;
 
@@ -118,6 +119,25 @@ fn compare(picked: Picked) {
     let devil = ActiveAdapters::new(vec![(bound[0].1.clone(), 1.0)]).unwrap();
     on_gpu.set_adapters(devil, SwapPolicy::Recompute).unwrap();
     println!("back to devil: swapped in {:.0} µs; largest difference of a logit {largest}", on_gpu.swap_us());
+
+    // The device is taken away in the middle of its reply.
+    let prompt = &fixture["prompts"][3];
+    let (tokens, expected) = (ids(&prompt["ids"]), ids(&prompt["outputs"]["devil"]["greedy"]));
+    let device = model.on_gpu(&GpuChoice::Auto).unwrap().gpu().clone();
+    on_gpu.set_tokens(&tokens);
+    for i in 0..expected.len() {
+        if i == 7 {
+            assert_eq!(on_gpu.backend(), Backend::Gpu);
+            device.destroy();
+        }
+        let next = argmax(on_gpu.logits(&CancelHandle::default()).unwrap());
+        on_gpu.push(&[next]);
+    }
+    assert_eq!(on_gpu.backend(), Backend::Cpu);
+    let list = vec![(bound[0].1.clone(), 1.0)];
+    on_cpu.set_adapters(ActiveAdapters::new(list).unwrap(), SwapPolicy::Recompute).unwrap();
+    let got = on_gpu.tokens()[tokens.len()..].to_vec();
+    same_or_tie(&got, &expected, &tokens, &mut on_cpu, "devil, on two backends");
 }
 
 #[test]
@@ -142,7 +162,7 @@ fn gemma3() {
     let tokenizer = model.tokenizer().unwrap();
     let encode = timbre::tokenizer::EncodeOptions { parse_special: true, add_bos: true };
     let mut largest = 0f32;
-    for (text, n) in [("The sky is", 12), ("One, two, three, four, five, six,", 0)] {
+    for (text, n) in [("The sky is", 8), ("One, two, three,", 0)] {
         let tokens = tokenizer.encode(text, encode).unwrap();
         let (got, want) = (logits(&mut on_gpu, &tokens), logits(&mut on_cpu, &tokens));
         assert_eq!(on_gpu.backend(), Backend::Gpu, "{text}: {:?}", on_gpu.fallback());

@@ -120,7 +120,7 @@ impl Reconstruct {
     }
 
     /// Layers whose output one buffer can take on this device: what [`record`](Self::record) takes at most. 0 if not even one fits;
-    /// [`rows`](Self::rows) still makes it in bands.
+    /// [`read`](Self::read) still makes it in bands.
     pub fn layers_at_once(&self, precision: Precision) -> usize {
         let info = self.gpu.info();
         // Elements are counted in 32 bits.

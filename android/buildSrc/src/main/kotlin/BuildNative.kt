@@ -30,6 +30,9 @@ abstract class BuildNative @Inject constructor(private val exec: ExecOperations)
     /** The oldest API level it runs on. */
     @get:Input abstract val minSdk: Property<Int>
 
+    /** Whether it computes on GPUs too. */
+    @get:Input abstract val gpu: Property<Boolean>
+
     /** The installed NDK. */
     @get:Internal abstract val ndk: DirectoryProperty
 
@@ -48,7 +51,8 @@ abstract class BuildNative @Inject constructor(private val exec: ExecOperations)
         val flags = "-C link-arg=-Wl,-z,max-page-size=16384"
         run(
             listOf("cargo", "ndk") + targets + listOf("--platform", "${minSdk.get()}", "-o", out.path) +
-                listOf("build", "--profile", "mobile", "-p", "timbre-bindings", "--lib"),
+                listOf("build", "--profile", "mobile", "-p", "timbre-bindings", "--lib") +
+                (if (gpu.get()) emptyList() else listOf("--no-default-features")),
             mapOf(
                 "ANDROID_NDK_HOME" to ndk.get().asFile.path,
                 "CARGO_TARGET_AARCH64_LINUX_ANDROID_RUSTFLAGS" to flags,

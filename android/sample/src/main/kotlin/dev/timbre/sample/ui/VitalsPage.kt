@@ -36,6 +36,7 @@ fun VitalsPage(screen: Screen) {
             Line("Of it held already", "${it.cachedTokens} tokens")
             Line("Reply", "%d tokens, %.1f a second".format(it.generatedTokens, it.decodeRate))
             Line("Swap of voices", "${it.swap}")
+            Line("Computed on", it.gpu ?: "the processor")
         }
         HorizontalDivider()
         Line("Kernels", "${device.kernels}, ${device.threads} threads")
