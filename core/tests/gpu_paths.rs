@@ -95,7 +95,7 @@ fn ways_are_measured_and_what_was_measured_can_be_asked_for() {
     assert!(timing.spectral_us > 0.0 && timing.dense_us > 0.0, "{timing:?}");
     assert_eq!(timing.faster() == ApplyPath::Dense, timing.dense_us < timing.spectral_us);
     assert!(timing.to_string().contains(timing.faster().name()), "{timing}");
-    assert_eq!(gpu.path_timings(), [timing.clone()]);
+    assert_eq!(gpu.path_timings(), std::slice::from_ref(&timing));
     if gpu.info().is_software() {
         // What a program on the CPU takes says nothing.
         assert_eq!(gpu.apply_path(&lists, 3).unwrap(), ApplyPath::Spectral);

@@ -8,10 +8,13 @@ use crate::spectral::Plan;
 use super::super::weights::LinearKind;
 use super::super::{ActiveAdapters, Decoder, ModelError};
 
+/// Coefficients in stored order, and what multiplies them.
+pub(super) type Scaled<'a> = (&'a [f32], f64);
+
 /// The changes of one linear in a set of adapters: those with the same positions are one, their coefficients added up.
 pub(super) struct Gathered<'a> {
     /// Positions, and each change's coefficients in stored order with what multiplies them.
-    pub plans: Vec<(&'a Arc<Plan>, Vec<(&'a [f32], f64)>)>,
+    pub plans: Vec<(&'a Arc<Plan>, Vec<Scaled<'a>>)>,
     pub lora: Vec<(&'a LoraDelta, f32)>,
 }
 
