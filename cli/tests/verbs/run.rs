@@ -23,6 +23,8 @@ fn the_reply_goes_to_stdout_and_its_cost_to_stderr() {
             "ttft_ms",
             "decode_ms",
             "swap_us",
+            "backend",
+            "fell_back",
             "prefill_tps",
             "decode_tps"
         ]
