@@ -5,7 +5,7 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use timbre::gguf::GgmlType;
-use timbre::kernels::{Activations, Compute, KernelChoice, Matrix, Tier, ceiling, detected_tiers};
+use timbre::kernels::{ActivationType, Activations, Compute, KernelChoice, Matrix, Tier, ceiling, detected_tiers};
 use timbre::quantize::quantize_row;
 use timbre_benches::noise;
 
@@ -58,7 +58,7 @@ fn product(
         1 => Throughput::Bytes(data.len() as u64),
         _ => Throughput::Elements((2 * batch * rows * COLS) as u64),
     });
-    group.bench_function(BenchmarkId::new(ty.name(), compute.tier()), |b| {
+    group.bench_function(BenchmarkId::new(format!("{ty} {}", compute.activations()), compute.tier()), |b| {
         b.iter(|| compute.matmul(black_box(matrix), &activations, &mut out));
     });
     group.finish();
@@ -67,19 +67,27 @@ fn product(
 fn products(c: &mut Criterion) {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     for tier in detected_tiers().into_iter().filter(|&t| t != Tier::Reference) {
-        let [one, all] = [1, threads].map(|threads| Compute::new(KernelChoice::Only(tier), threads).unwrap());
-        print_ceilings(&one);
+        let computes = |threads| {
+            let with = |activations| Compute::with_activations(KernelChoice::Only(tier), threads, activations).unwrap();
+            ActivationType::ALL.map(with)
+        };
+        let (one, all) = (computes(1), computes(threads));
+        print_ceilings(&one[0]);
         for ty in TYPES {
             let data = weights(ty);
-            product(c, "decode", &one, (ty, ROWS, &data), 1);
-            product(c, "prefill", &one, (ty, ROWS, &data), BATCH);
+            for compute in &one {
+                product(c, "decode", compute, (ty, ROWS, &data), 1);
+                product(c, "prefill", compute, (ty, ROWS, &data), BATCH);
+            }
         }
-        print_ceilings(&all);
+        print_ceilings(&all[0]);
         for ty in TYPES {
             let data = weights(ty);
             let large = data.repeat(LARGE.div_ceil(data.len()));
             let rows = large.len() / data.len() * ROWS;
-            product(c, "decode from memory, all threads", &all, (ty, rows, &large), 1);
+            for compute in &all {
+                product(c, "decode from memory, all threads", compute, (ty, rows, &large), 1);
+            }
         }
     }
 }

@@ -16,7 +16,11 @@ pub(crate) fn small(number: usize) -> u32 {
 }
 
 pub(crate) fn model_options(options: &ModelOptions) -> CoreOptions {
-    CoreOptions { kernels: options.kernels.choice(), threads: options.threads.map(|threads| threads as usize) }
+    CoreOptions {
+        kernels: options.kernels.choice(),
+        activations: options.activations.choice(),
+        threads: options.threads.map(|threads| threads as usize),
+    }
 }
 
 pub(crate) fn model_info(model: &Model) -> ModelInfo {

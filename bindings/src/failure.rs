@@ -46,6 +46,7 @@ impl From<KernelError> for TimbreError {
     fn from(error: KernelError) -> Self {
         match &error {
             KernelError::TierUnavailable { tier } => Self::invalid("kernels", "kernels that this CPU runs", tier),
+            KernelError::UnknownActivations { name } => Self::invalid("activations", "int15 or int8", name),
             KernelError::UnknownTier { name } => Self::invalid("kernels", "kernels there are", name),
             KernelError::Threads { threads } => {
                 Self::invalid("threads", format!("1 to {}", timbre::kernels::Pool::MAX_THREADS), threads)

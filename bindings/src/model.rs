@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use timbre::kernels::{KernelChoice, Tier};
+use timbre::kernels::{ActivationType, KernelChoice, Tier};
 use timbre::model::{Backend as CoreBackend, KvCache, KvType, Model};
 use timbre::tokenizer::EncodeOptions;
 
@@ -26,6 +26,25 @@ pub enum Kernels {
     Avx512,
     /// AArch64.
     Neon,
+}
+
+/// How the CPU rounds what meets quantised weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, uniffi::Enum)]
+pub enum Activations {
+    /// To 15 bits: next to f32.
+    #[default]
+    Int15,
+    /// To 8 bits, as other runtimes do: faster, and logits that are off by some tenths.
+    Int8,
+}
+
+impl Activations {
+    pub(crate) fn choice(self) -> ActivationType {
+        match self {
+            Self::Int15 => ActivationType::Int15,
+            Self::Int8 => ActivationType::Int8,
+        }
+    }
 }
 
 /// Where the model runs.
@@ -58,6 +77,8 @@ pub struct ModelOptions {
     pub threads: Option<u32>,
     /// Which kernels.
     pub kernels: Kernels,
+    /// How the CPU rounds what meets quantised weights.
+    pub activations: Activations,
     /// Where it runs.
     pub backend: Backend,
     /// Whether every page of the file is read now, so that the first reply does not wait for storage.

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use clap::Args;
-use timbre::kernels::KernelChoice;
+use timbre::kernels::{ActivationType, KernelChoice};
 use timbre::model::{ActiveAdapters, Backend, BoundAdapter, KvType, Model, ModelOptions};
 use timbre::session::{Sampler, SamplerOptions, Session, SessionOptions, SwapPolicy};
 
@@ -37,6 +37,9 @@ pub struct RunArgs {
     /// Which kernels: auto, reference, scalar, avx2, avx512 or neon
     #[arg(long, default_value = "auto")]
     pub kernels: KernelChoice,
+    /// How the CPU rounds activations for quantised weights: int15, or int8, which is faster and as coarse as in other runtimes
+    #[arg(long, default_value = "int15")]
+    pub activations: ActivationType,
     /// Where the model runs: cpu, gpu, or auto, a discrete GPU where there is one, else the CPU
     #[arg(long, default_value = "auto")]
     pub backend: Backend,
@@ -51,7 +54,11 @@ pub struct RunArgs {
 impl RunArgs {
     /// Opens `path` as asked.
     pub fn open(&self, path: &Path) -> Outcome<Arc<Model>> {
-        let options = ModelOptions { kernels: self.kernels, threads: self.threads.map(usize::from) };
+        let options = ModelOptions {
+            kernels: self.kernels,
+            activations: self.activations,
+            threads: self.threads.map(usize::from),
+        };
         let model = Model::open(path, &options)?;
         if self.warm_up {
             let progress = Progress::bytes("warming up", model.gguf().file_len() as u64);

@@ -18,7 +18,7 @@ const TOKENS: usize = 256;
 
 #[test]
 fn a_step_of_four_sequences_of_256_tokens() {
-    let options = ModelOptions { kernels: KernelChoice::Auto, threads: Some(2) };
+    let options = ModelOptions { kernels: KernelChoice::Auto, threads: Some(2), ..ModelOptions::default() };
     let model = Model::open(common::model_path(common::SMOLLM2), &options).unwrap();
     let peak = PeakAnon::start(Duration::from_millis(2)).unwrap();
     let modules = (0..model.info().layers).flat_map(|layer| ["q_proj", "v_proj"].map(|name| (layer, name)));

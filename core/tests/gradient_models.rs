@@ -57,7 +57,7 @@ fn all_linears() -> Vec<(usize, LinearKind)> {
 }
 
 fn open(tiny: &Tiny, tier: Tier, threads: usize) -> Arc<Model> {
-    let options = ModelOptions { kernels: KernelChoice::Only(tier), threads: Some(threads) };
+    let options = ModelOptions { kernels: KernelChoice::Only(tier), threads: Some(threads), ..ModelOptions::default() };
     Model::from_gguf(Gguf::from_bytes(&tiny.file.build()).unwrap(), &options).unwrap()
 }
 

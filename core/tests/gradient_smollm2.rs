@@ -18,7 +18,7 @@ const NORM_TOLERANCE: f64 = 0.03;
 const FINAL_TOLERANCE: f64 = 0.02;
 
 fn model() -> Arc<Model> {
-    let options = ModelOptions { kernels: KernelChoice::Auto, threads: Some(2) };
+    let options = ModelOptions { kernels: KernelChoice::Auto, threads: Some(2), ..ModelOptions::default() };
     Model::open(common::model_path(common::SMOLLM2), &options).unwrap()
 }
 

@@ -184,7 +184,7 @@ fn a_file_that_changes_under_the_map() {
     for tiny in Tiny::both() {
         for cut in [0, 100, tiny.file.build().len() as u64 - 1] {
             let path = tiny.file.save(folder.path(), &format!("{}-{cut}.gguf", tiny.architecture));
-            let options = ModelOptions { kernels: KernelChoice::Only(Tier::Reference), threads: Some(2) };
+            let options = ModelOptions { kernels: KernelChoice::Only(Tier::Reference), threads: Some(2), ..ModelOptions::default() };
             let model = Model::from_gguf(Gguf::open(&path).unwrap(), &options).unwrap();
             let mut session = Session::new(model.clone(), &SessionOptions::default()).unwrap();
             session.set_tokens(&[1, 4]);
@@ -207,7 +207,7 @@ fn a_file_that_changes_under_the_map() {
 
 /// Opens whatever the bytes are and runs them as far as they go.
 fn run_through(bytes: &[u8]) -> Result<(), SessionError> {
-    let options = ModelOptions { kernels: KernelChoice::Auto, threads: Some(1) };
+    let options = ModelOptions { kernels: KernelChoice::Auto, threads: Some(1), ..ModelOptions::default() };
     let model = Model::from_gguf(Gguf::from_bytes(bytes)?, &options)?;
     let mut session = Session::new(model.clone(), &SessionOptions { batch: Some(8), ..SessionOptions::default() })?;
     session.set_tokens(&[1, 4, 5]);

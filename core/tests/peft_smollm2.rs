@@ -30,7 +30,7 @@ struct Bench {
 
 impl Bench {
     fn new(tier: Tier) -> Self {
-        let options = ModelOptions { kernels: KernelChoice::Only(tier), threads: Some(2) };
+        let options = ModelOptions { kernels: KernelChoice::Only(tier), threads: Some(2), ..ModelOptions::default() };
         let model = Model::open(common::model_path(common::SMOLLM2), &options).unwrap();
         let load = |name| model.load_adapter(common::fixture_path(&format!("adapters/{name}"))).unwrap();
         let (devil, kjv) = (load("devil"), load("kjv"));

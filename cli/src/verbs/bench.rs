@@ -81,6 +81,7 @@ struct Report {
     adapter: Option<String>,
     threads: usize,
     kernels: String,
+    activations: &'static str,
     backend: Backend,
     /// The GPU that ran it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -229,6 +230,7 @@ impl Bench {
             adapter: self.adapter.map(|a| a.path.display().to_string()),
             threads: model.compute().threads(),
             kernels: model.compute().tier().to_string(),
+            activations: model.compute().activations().name(),
             backend: session.backend(),
             gpu: session.gpu_name().map(str::to_owned),
             load_ms,
@@ -305,7 +307,10 @@ impl Report {
     fn print(&self) -> Outcome {
         let rate =
             |r: &Rate| format!("{:.1} tok/s (mean {:.1} ± {:.1}, {} tokens)", r.tps_median, r.tps_mean, r.tps_sd, r.n);
-        output::line(&format!("model    {}, {} threads, {} kernels", self.model, self.threads, self.kernels))?;
+        output::line(&format!(
+            "model    {}, {} threads, {} kernels, {} activations",
+            self.model, self.threads, self.kernels, self.activations
+        ))?;
         if let Some(gpu) = &self.gpu {
             output::line(&format!("backend  {}, {gpu}", self.backend))?;
         }

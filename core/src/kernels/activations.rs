@@ -1,9 +1,11 @@
 //! The right-hand side of the products: activation rows, as f32 and quantised to 15 bits in two planes of int8.
 
+use bytemuck::Pod;
+
 use super::formats::{GROUP, MAX_BLOCK};
 use super::isa::Form;
 use super::panel::Batch;
-use super::{Compute, Tier, Widest, widest};
+use super::{ActivationType, Aligned, Compute, Tier, Widest, widest};
 use crate::gguf::GgmlType;
 
 /// Elements that share an activation scale.
@@ -21,7 +23,8 @@ const PARALLEL_ELEMENTS: usize = 1 << 14;
 ///
 /// The int8 form cuts a row into blocks of 32 with a scale `amax / 16256` each, and every element into `128 · lane + fine`,
 /// two signed bytes in planes of their own. A second int8 product on weights that are unpacked anyway costs little, and
-/// leaves a rounding error 128 times smaller than one byte an element would. Beside the lanes it keeps, per group of 16
+/// leaves a rounding error 128 times smaller than one byte an element would. With [`ActivationType::Int8`] the fine plane is
+/// zero, which kernels of that choice count on. Beside the lanes it keeps, per group of 16
 /// elements, the scale and the scaled sum of the elements, which is what a weight format's offset multiplies. Rows are
 /// padded with zeros to whole weight blocks of 256.
 #[derive(Debug)]
@@ -32,15 +35,15 @@ pub struct Activations {
     has_f32: bool,
     has_int8: bool,
     has_words: bool,
-    values: Vec<f32>,
-    lanes: Vec<i8>,
-    fine: Vec<i8>,
-    scales: Vec<f32>,
-    sums: Vec<f32>,
-    block_sums: Vec<f32>,
-    words: Vec<i16>,
-    split_lanes: Vec<i8>,
-    split_fine: Vec<i8>,
+    values: Aligned<f32>,
+    lanes: Aligned<i8>,
+    fine: Aligned<i8>,
+    scales: Aligned<f32>,
+    sums: Aligned<f32>,
+    block_sums: Aligned<f32>,
+    words: Aligned<i16>,
+    split_lanes: Aligned<i8>,
+    split_fine: Aligned<i8>,
 }
 
 /// One activation row; the f32 form is empty or `cols` long, the int8 form empty or padded to whole blocks of 256.
@@ -81,15 +84,15 @@ impl Activations {
             has_f32: false,
             has_int8: false,
             has_words: false,
-            values: vec![0.0; max_rows.saturating_mul(max_cols)],
-            lanes: vec![0; padded],
-            fine: vec![0; padded],
-            scales: vec![0.0; padded / GROUP],
-            sums: vec![0.0; padded / GROUP],
-            block_sums: vec![0.0; padded / BLOCK],
-            words: vec![0; if compute.kernels().words { padded } else { 0 }],
-            split_lanes: vec![0; split],
-            split_fine: vec![0; split],
+            values: Aligned::new(max_rows.saturating_mul(max_cols)),
+            lanes: Aligned::new(padded),
+            fine: Aligned::new(padded),
+            scales: Aligned::new(padded / GROUP),
+            sums: Aligned::new(padded / GROUP),
+            block_sums: Aligned::new(padded / BLOCK),
+            words: Aligned::new(if compute.kernels().words { padded } else { 0 }),
+            split_lanes: Aligned::new(split),
+            split_fine: Aligned::new(split),
         }
     }
 
@@ -208,6 +211,9 @@ impl Activations {
                 let (scales, sums) = unsafe { (scales.part(t, groups), sums.part(t, groups)) };
                 // SAFETY: `compute` exists, so the CPU runs its tier.
                 unsafe { quantise(row, lanes, fine, scales, sums) };
+                if compute.activations() == ActivationType::Int8 {
+                    widest(DropFine { lanes, fine, scales, sums });
+                }
                 // SAFETY: as above.
                 let block_sums = unsafe { block_sums.part(t, stride / BLOCK) };
                 for (block, [first, second]) in block_sums.iter_mut().zip(sums.as_chunks().0) {
@@ -277,6 +283,27 @@ impl Activations {
     }
 }
 
+/// Leaves the coarse plane alone, and the sums of what that stands for.
+struct DropFine<'a> {
+    lanes: &'a [i8],
+    fine: &'a mut [i8],
+    scales: &'a [f32],
+    sums: &'a mut [f32],
+}
+
+impl Widest for DropFine<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<const FUSED: bool>(self) {
+        self.fine.fill(0);
+        for ((sum, scale), lanes) in self.sums.iter_mut().zip(self.scales).zip(self.lanes.as_chunks::<GROUP>().0) {
+            let total: i32 = lanes.iter().map(|&lane| i32::from(lane)).sum();
+            *sum = scale * (COARSE * total) as f32;
+        }
+    }
+}
+
 /// Both planes of a row in one.
 struct Combine<'a> {
     lanes: &'a [i8],
@@ -317,9 +344,10 @@ fn padded(cols: usize) -> usize {
     cols.saturating_add(MAX_BLOCK - 1) / MAX_BLOCK * MAX_BLOCK
 }
 
-fn grow<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) {
+/// Makes room for `len` elements; what the buffer held is lost where there was none.
+fn grow<T: Pod>(buffer: &mut Aligned<T>, len: usize) {
     if buffer.len() < len {
-        buffer.resize(len, T::default());
+        *buffer = Aligned::new(len);
     }
 }
 

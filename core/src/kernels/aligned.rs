@@ -1,60 +1,62 @@
-//! Zeroed f32 storage that starts on a cache line.
+//! Zeroed storage of numbers that starts on a cache line.
 
 use std::ops::{Deref, DerefMut};
 
+use bytemuck::Pod;
 use memmap2::MmapMut;
 
 /// Bytes of a cache line, and of the widest register.
 const LINE: usize = 64;
-/// Elements that reaching the next line may skip.
-const SLACK: usize = LINE / size_of::<f32>();
 /// Bytes from which [`Aligned::zeroed`] asks the system itself: a few pages, whatever their size.
 const MAPPED: usize = 64 << 10;
 
-/// A slice of f32 whose address is a multiple of 64, so that no register load of it straddles two cache lines.
+/// A slice of numbers whose address is a multiple of 64, so that no register load of it straddles two cache lines.
 ///
 /// The memory is zeroed by the system, page by page when first touched; asking the allocator for the alignment instead would
 /// have it write the zeros.
 #[derive(Debug)]
-pub struct Aligned {
-    data: Data,
+pub struct Aligned<T = f32> {
+    data: Data<T>,
     start: usize,
     len: usize,
 }
 
 #[derive(Debug)]
-enum Data {
-    Heap(Vec<f32>),
+enum Data<T> {
+    Heap(Vec<T>),
     Map(MmapMut),
 }
 
-impl Aligned {
+impl<T: Pod> Aligned<T> {
+    /// Elements that reaching the next line may skip.
+    const SLACK: usize = LINE / size_of::<T>();
+
     /// For buffers whose size is the program's own choice: stops the process where memory is out, as `vec!` does.
     pub fn new(len: usize) -> Self {
-        Self::over(vec![0.0; len + SLACK], len)
+        Self::over(vec![T::zeroed(); len + Self::SLACK], len)
     }
 
     /// `None` if the system does not give that much memory. What is large is a mapping of its own, whose pages go back to the
     /// system when it is dropped; an allocator may keep them for itself, and on a phone they count against the process.
     pub fn zeroed(len: usize) -> Option<Self> {
-        let bytes = len.checked_mul(size_of::<f32>())?;
+        let bytes = len.checked_mul(size_of::<T>())?;
         if bytes >= MAPPED {
             return Some(Self { data: Data::Map(MmapMut::map_anon(bytes).ok()?), start: 0, len });
         }
-        Some(Self::over(bytemuck::allocation::try_zeroed_vec(len + SLACK).ok()?, len))
+        Some(Self::over(bytemuck::allocation::try_zeroed_vec(len + Self::SLACK).ok()?, len))
     }
 
-    fn over(data: Vec<f32>, len: usize) -> Self {
+    fn over(data: Vec<T>, len: usize) -> Self {
         // Where `align_offset` cannot tell, any place will do.
-        let start = data.as_ptr().align_offset(LINE).min(SLACK);
+        let start = data.as_ptr().align_offset(LINE).min(Self::SLACK);
         Self { data: Data::Heap(data), start, len }
     }
 }
 
-impl Deref for Aligned {
-    type Target = [f32];
+impl<T: Pod> Deref for Aligned<T> {
+    type Target = [T];
 
-    fn deref(&self) -> &[f32] {
+    fn deref(&self) -> &[T] {
         let data = match &self.data {
             Data::Heap(data) => data.as_slice(),
             Data::Map(map) => bytemuck::cast_slice(map),
@@ -63,8 +65,8 @@ impl Deref for Aligned {
     }
 }
 
-impl DerefMut for Aligned {
-    fn deref_mut(&mut self) -> &mut [f32] {
+impl<T: Pod> DerefMut for Aligned<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
         let data = match &mut self.data {
             Data::Heap(data) => data.as_mut_slice(),
             Data::Map(map) => bytemuck::cast_slice_mut(map),

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use super::activations::Row;
 use super::isa::{Batched, Form, Kernel, Kernels, PanelFn};
 use super::panel::{self, MultiplyFn, Target, UnpackFn};
-use super::{Activations, KernelChoice, KernelError, Matrix, Pool, Tier};
+use super::{ActivationType, Activations, KernelChoice, KernelError, Matrix, Pool, Tier};
 use crate::gguf::GgmlType;
 
 /// Weight rows handed to a kernel at a time: with a tile of activation rows they stay in the first-level cache, so that
@@ -24,28 +24,50 @@ const GROUP_JOBS: usize = 8;
 pub struct Compute {
     pool: Pool,
     tier: Tier,
+    activations: ActivationType,
     kernels: Kernels,
     /// One a worker; a worker locks only its own.
     panels: Vec<Mutex<panel::Panel>>,
 }
 
 impl Compute {
-    /// Chooses kernels and starts `threads - 1` threads to work beside the caller's.
+    /// Chooses kernels and starts `threads - 1` threads to work beside the caller's. Activations are quantised to 15 bits.
     ///
     /// # Errors
     /// [`KernelError::TierUnavailable`] if this CPU cannot run the tier asked for, [`KernelError::Threads`] or
     /// [`KernelError::Spawn`] if the threads cannot be had.
     pub fn new(choice: KernelChoice, threads: usize) -> Result<Self, KernelError> {
+        Self::with_activations(choice, threads, ActivationType::Int15)
+    }
+
+    /// As [`new`](Self::new), with a choice of how activations are quantised. [`Tier::Reference`] does not quantise them.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_activations(
+        choice: KernelChoice,
+        threads: usize,
+        activations: ActivationType,
+    ) -> Result<Self, KernelError> {
         let tier = choice.resolve()?;
         // First, because it refuses numbers of threads that memory would not suffice for.
         let pool = Pool::new(threads)?;
         let panels = (0..threads).map(|_| Mutex::new(panel::Panel::new())).collect();
-        Ok(Self { kernels: Kernels::of(tier)?, pool, tier, panels })
+        let mut kernels = Kernels::of(tier)?;
+        if activations == ActivationType::Int8 {
+            kernels.kernel = kernels.coarse;
+        }
+        Ok(Self { kernels, pool, tier, activations, panels })
     }
 
     /// The tier in use.
     pub fn tier(&self) -> Tier {
         self.tier
+    }
+
+    /// How activations are quantised.
+    pub fn activations(&self) -> ActivationType {
+        self.activations
     }
 
     /// Threads in use, the caller's included.

@@ -41,6 +41,12 @@ pub enum KernelError {
         /// The name given.
         name: String,
     },
+    /// Activations are not quantised in that way.
+    #[error("unknown activations {name:?}: expected int15 or int8")]
+    UnknownActivations {
+        /// The name given.
+        name: String,
+    },
     /// A pool needs at least one thread and at most [`Pool::MAX_THREADS`](super::Pool::MAX_THREADS).
     #[error("cannot compute on {threads} threads: between 1 and {} are possible", super::Pool::MAX_THREADS)]
     Threads {

@@ -9,6 +9,7 @@
 #[macro_use]
 mod multiversion;
 
+mod activation_type;
 mod activations;
 mod aligned;
 pub mod attention;
@@ -30,6 +31,7 @@ mod transposed;
 pub mod vector;
 mod widest;
 
+pub use activation_type::ActivationType;
 pub use activations::Activations;
 pub use aligned::Aligned;
 pub use compute::Compute;

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use crate::adapter::{Adapter, AdapterFile};
 use crate::gguf::{Advice, Gguf};
-use crate::kernels::{Compute, Cores, KernelChoice};
+use crate::kernels::{ActivationType, Compute, Cores, KernelChoice};
 use crate::spectral::{PlanCache, Transforms};
 use crate::tokenizer::Tokenizer;
 
@@ -17,13 +17,15 @@ use super::{BoundAdapter, Decoder, KvCache, KvType, ModelError, Scratch, archite
 pub struct ModelOptions {
     /// Which kernels; [`KernelChoice::Auto`] takes the best the CPU has.
     pub kernels: KernelChoice,
+    /// How the CPU rounds what meets quantised weights.
+    pub activations: ActivationType,
     /// Threads, the caller's included; `None` for one a fast core ([`Cores::threads`]).
     pub threads: Option<usize>,
 }
 
 impl Default for ModelOptions {
     fn default() -> Self {
-        Self { kernels: KernelChoice::Auto, threads: None }
+        Self { kernels: KernelChoice::Auto, activations: ActivationType::default(), threads: None }
     }
 }
 
@@ -78,7 +80,7 @@ impl Model {
     pub fn from_gguf(gguf: Arc<Gguf>, options: &ModelOptions) -> Result<Arc<Self>, ModelError> {
         let decoder = architecture::wire(&gguf)?;
         let threads = options.threads.unwrap_or_else(|| Cores::of_this_thread().threads());
-        let compute = Compute::new(options.kernels, threads)?;
+        let compute = Compute::with_activations(options.kernels, threads, options.activations)?;
         if let Some(table) = gguf.opt_tensor(&decoder.embedding.name)
             && decoder.embedding.name != decoder.head.name
         {

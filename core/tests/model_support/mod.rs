@@ -197,7 +197,7 @@ impl Tiny {
     }
 
     pub fn open_on(&self, tier: Tier) -> Result<Arc<Model>, ModelError> {
-        let options = ModelOptions { kernels: KernelChoice::Only(tier), threads: Some(2) };
+        let options = ModelOptions { kernels: KernelChoice::Only(tier), threads: Some(2), ..ModelOptions::default() };
         Model::from_gguf(Gguf::from_bytes(&self.file.build())?, &options)
     }
 }

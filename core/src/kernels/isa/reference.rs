@@ -11,6 +11,7 @@ const CHUNK: usize = MAX_BLOCK;
 
 pub(super) const KERNELS: Kernels = Kernels {
     kernel: |ty| by_type!(ty, quantised, plain)(),
+    coarse: |ty| by_type!(ty, quantised, plain)(),
     quantise: quantise_row,
     decoder: crate::kernels::transposed::decoder,
     words: false,

@@ -6,6 +6,7 @@ use crate::kernels::formats::{Format, GROUP, Lanes, Plain, by_type};
 
 pub(super) const KERNELS: Kernels = Kernels {
     kernel: |ty| by_type!(ty, quantised, plain)(),
+    coarse: |ty| by_type!(ty, quantised, plain)(),
     quantise: quantise_row,
     decoder: crate::kernels::transposed::decoder,
     words: false,

@@ -2,8 +2,8 @@
 
 use std::arch::x86_64::*;
 
-use super::gemm::Repack;
-use crate::kernels::formats::GROUP;
+use super::gemm::{Repack, Words};
+use crate::kernels::formats::{Format, GROUP};
 use crate::kernels::gemm::PANEL;
 
 /// Lanes of a vector.
@@ -15,7 +15,7 @@ const LINE: usize = 64;
 
 /// See [`DecodeFn`](crate::kernels::transposed::DecodeFn).
 #[target_feature(enable = "avx2,fma,f16c")]
-pub unsafe fn decode<F: Repack>(
+pub unsafe fn decode<F: Format + Repack<Unit = Words>>(
     data: &[u8],
     row_bytes: usize,
     (start, cols): (usize, usize),
@@ -32,7 +32,7 @@ pub unsafe fn decode<F: Repack>(
         for (b, block) in blocks.chunks_exact(F::BYTES).enumerate() {
             // SAFETY: the chunk is a whole block.
             let unpacked = unsafe { F::block(block.as_ptr()) };
-            for (group, words) in unpacked.words.into_iter().enumerate().take(F::LEN / GROUP) {
+            for (group, words) in unpacked.lanes.into_iter().enumerate().take(F::LEN / GROUP) {
                 let (scale, offset) = (_mm256_set1_ps(unpacked.scales[group]), _mm256_set1_ps(unpacked.offsets[group]));
                 let at = ((b * (F::LEN / GROUP) + group) * depth + k) * PANEL;
                 let out = &mut out[at..at + PANEL];

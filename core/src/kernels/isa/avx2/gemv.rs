@@ -2,6 +2,7 @@
 
 use std::arch::x86_64::*;
 
+use super::gemm::Repack;
 use super::unpack::{Halves, Large, Small, four_halves, head, widen};
 use super::{RUN, total};
 use crate::kernels::activations::{COARSE, Row};
@@ -9,18 +10,23 @@ use crate::kernels::formats::{Format, GROUP, MAX_BLOCK};
 
 /// See [`PanelFn`](crate::kernels::isa::PanelFn).
 #[target_feature(enable = "avx2,fma,f16c")]
-pub unsafe fn panel<F: Dot>(data: &[u8], row_bytes: usize, x: &[Row<'_>; 1], out: &mut [[f32; 1]]) {
+pub unsafe fn panel<F: Dot, const FINE: bool>(data: &[u8], row_bytes: usize, x: &[Row<'_>; 1], out: &mut [[f32; 1]]) {
     for (row, out) in data.chunks_exact(row_bytes).zip(out) {
         // SAFETY: by the caller's promise `row` is whole blocks and the activations have as many columns.
-        *out = [unsafe { F::dot(row, &x[0]) }];
+        *out = [unsafe { F::dot::<FINE>(row, &x[0]) }];
     }
 }
 
 /// The product of a weight row with an activation row.
 pub trait Dot: Format {
+    /// How panels are filled for products with the coarse plane alone.
+    type Coarse: Repack;
+
+    /// With both planes, or the fine one left out, which is zero.
+    ///
     /// # Safety
     /// The CPU runs the tier, `row` is whole blocks, and the activations have at least as many elements.
-    unsafe fn dot(row: &[u8], x: &Row<'_>) -> f32;
+    unsafe fn dot<const FINE: bool>(row: &[u8], x: &Row<'_>) -> f32;
 }
 
 /// Elements of a step: the four blocks whose halves share vectors in [`split`](crate::kernels::activations::split) order.
@@ -37,7 +43,7 @@ const AHEAD: usize = 2048;
 /// As [`Dot::dot`].
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub unsafe fn dot_split<F: Halves>(row: &[u8], x: &Row<'_>) -> f32 {
+pub unsafe fn dot_split<F: Halves, const FINE: bool>(row: &[u8], x: &Row<'_>) -> f32 {
     let mut sums = [_mm256_setzero_ps(); 2];
     let mut offsets = _mm256_setzero_ps();
     let blocks = row.len() / F::BYTES;
@@ -50,7 +56,7 @@ pub unsafe fn dot_split<F: Halves>(row: &[u8], x: &Row<'_>) -> f32 {
                 _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(AHEAD + 64 * line).cast());
             }
             let at = s * STEP;
-            step::<F>(p, x, at, at, _mm256_set1_ps(1.0), &mut sums, &mut offsets);
+            step::<F, FINE>(p, x, at, at, _mm256_set1_ps(1.0), &mut sums, &mut offsets);
         }
         let rest = blocks % 4;
         if rest > 0 && blocks * RUN >= MAX_BLOCK {
@@ -60,14 +66,14 @@ pub unsafe fn dot_split<F: Halves>(row: &[u8], x: &Row<'_>) -> f32 {
             let keep = _mm256_and_ps(_mm256_castsi256_ps(keep), _mm256_set1_ps(1.0));
             let p = row.as_ptr().add((blocks - 4) * F::BYTES);
             let at = (blocks - 4) * RUN;
-            step::<F>(p, x, at, x.split_lanes.len() - STEP, keep, &mut sums, &mut offsets);
+            step::<F, FINE>(p, x, at, x.split_lanes.len() - STEP, keep, &mut sums, &mut offsets);
         } else if rest > 0 {
             // Rows too short for that are completed with blocks of zeros, whose scales are zero. No block is longer than 24 bytes.
             let mut bytes = [0u8; 4 * 24];
             let rest = &row[4 * whole * F::BYTES..];
             bytes[..rest.len()].copy_from_slice(rest);
             let at = whole * STEP;
-            step::<F>(bytes.as_ptr(), x, at, at, _mm256_set1_ps(1.0), &mut sums, &mut offsets);
+            step::<F, FINE>(bytes.as_ptr(), x, at, at, _mm256_set1_ps(1.0), &mut sums, &mut offsets);
         }
     }
     total(_mm256_fmadd_ps(offsets, _mm256_set1_ps(F::OFFSET), _mm256_add_ps(sums[0], sums[1])))
@@ -76,7 +82,7 @@ pub unsafe fn dot_split<F: Halves>(row: &[u8], x: &Row<'_>) -> f32 {
 /// Adds the products of the four blocks at `p` with the activations from `at` on, which begin at `split_at` in the split planes.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn step<F: Halves>(
+unsafe fn step<F: Halves, const FINE: bool>(
     p: *const u8,
     x: &Row<'_>,
     at: usize,
@@ -104,21 +110,23 @@ unsafe fn step<F: Halves>(
                 let low = _mm256_maddubs_epi16(low, plane(plane_of, 0));
                 _mm256_add_epi16(low, _mm256_maddubs_epi16(high, plane(plane_of, 1)))
             };
-            let coarse = _mm256_madd_epi16(both(x.split_lanes), _mm256_set1_epi16(COARSE as i16));
-            let fine = _mm256_madd_epi16(both(x.split_fine), _mm256_set1_epi16(1));
-            let dots = _mm256_cvtepi32_ps(_mm256_add_epi32(coarse, fine));
-            sums[i] = _mm256_fmadd_ps(dots, scales[i], sums[i]);
+            let mut dots = _mm256_madd_epi16(both(x.split_lanes), _mm256_set1_epi16(COARSE as i16));
+            if FINE {
+                let fine = _mm256_madd_epi16(both(x.split_fine), _mm256_set1_epi16(1));
+                dots = _mm256_add_epi32(dots, fine);
+            }
+            sums[i] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots), scales[i], sums[i]);
         }
     }
 }
 
-/// The product with a row of 32-element blocks of whole bytes, as 16-bit words.
+/// The product with a row of 32-element blocks of whole bytes, as 16-bit words, which hold both planes.
 ///
 /// # Safety
 /// As [`Dot::dot`].
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub unsafe fn dot_words<F: Small>(row: &[u8], x: &Row<'_>) -> f32 {
+pub unsafe fn dot_words<F: Small, const FINE: bool>(row: &[u8], x: &Row<'_>) -> f32 {
     const { assert!(F::CENTRED) };
     let mut sums = [_mm256_setzero_ps(); 2];
     let blocks = row.len() / F::BYTES;
@@ -158,7 +166,7 @@ pub unsafe fn dot_words<F: Small>(row: &[u8], x: &Row<'_>) -> f32 {
 /// As [`Dot::dot`].
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub unsafe fn dot_large<F: Large>(row: &[u8], x: &Row<'_>) -> f32 {
+pub unsafe fn dot_large<F: Large, const FINE: bool>(row: &[u8], x: &Row<'_>) -> f32 {
     let mut sum = _mm256_setzero_ps();
     for (b, block) in row.chunks_exact(F::BYTES).enumerate() {
         let p = block.as_ptr();
@@ -172,20 +180,18 @@ pub unsafe fn dot_large<F: Large>(row: &[u8], x: &Row<'_>) -> f32 {
                     let two = 2 * r as i32;
                     let spread = _mm256_setr_epi32(two, two, two, two, two + 1, two + 1, two + 1, two + 1);
                     let plane = |plane: &[i8]| _mm256_loadu_si256(plane.as_ptr().add(at + r * RUN).cast());
-                    let dots = dots(F::lanes(p, 4 * half + r), plane(x.lanes), plane(x.fine));
+                    let lanes = F::lanes(p, 4 * half + r);
+                    let coarse = _mm256_maddubs_epi16(lanes, plane(x.lanes));
+                    let mut dots = _mm256_madd_epi16(coarse, _mm256_set1_epi16(COARSE as i16));
+                    if FINE {
+                        let fine = _mm256_maddubs_epi16(lanes, plane(x.fine));
+                        dots = _mm256_add_epi32(dots, _mm256_madd_epi16(fine, _mm256_set1_epi16(1)));
+                    }
+                    let dots = _mm256_cvtepi32_ps(dots);
                     sum = _mm256_fmadd_ps(dots, _mm256_permutevar8x32_ps(scales, spread), sum);
                 }
             }
         }
     }
     total(sum)
-}
-
-/// Products of unsigned lanes with both planes of signed ones, summed by fours.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn dots(unsigned: __m256i, coarse: __m256i, fine: __m256i) -> __m256 {
-    let coarse = _mm256_madd_epi16(_mm256_maddubs_epi16(unsigned, coarse), _mm256_set1_epi16(COARSE as i16));
-    let fine = _mm256_madd_epi16(_mm256_maddubs_epi16(unsigned, fine), _mm256_set1_epi16(1));
-    _mm256_cvtepi32_ps(_mm256_add_epi32(coarse, fine))
 }

@@ -24,8 +24,13 @@ use plain::{Load, plain_panel};
 
 pub(super) use quantise::quantise;
 
-pub(super) const KERNELS: Kernels =
-    Kernels { kernel: |ty| by_type!(ty, quantised, plain)(), quantise, decoder, words: true };
+pub(super) const KERNELS: Kernels = Kernels {
+    kernel: |ty| by_type!(ty, quantised, plain)(),
+    coarse: |ty| by_type!(ty, coarse, plain)(),
+    quantise,
+    decoder,
+    words: true,
+};
 
 /// The decoder of a storage type.
 pub(super) fn decoder(ty: GgmlType) -> DecodeFn {
@@ -38,9 +43,15 @@ pub(super) fn decoder(ty: GgmlType) -> DecodeFn {
 const RUN: usize = 32;
 
 fn quantised<F: Dot + Repack>() -> Kernel {
-    let batch =
-        Batched::Panel { unpack: gemm::unpack::<F>, multiply: gemm::multiply_for::<F>(), columns: gemm::COLUMNS };
-    Kernel { form: Form::Int8, one: gemv::panel::<F>, batch }
+    Kernel { form: Form::Int8, one: gemv::panel::<F, true>, batch: repacked::<F>() }
+}
+
+fn coarse<F: Dot>() -> Kernel {
+    Kernel { form: Form::Int8, one: gemv::panel::<F, false>, batch: repacked::<F::Coarse>() }
+}
+
+fn repacked<R: Repack>() -> Batched {
+    Batched::Panel { unpack: gemm::unpack::<R>, multiply: gemm::multiply_for::<R>(), columns: gemm::columns::<R>() }
 }
 
 fn plain<P: Load>() -> Kernel {

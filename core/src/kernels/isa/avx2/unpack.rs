@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::RUN;
-use super::gemm::{Repack, Unpacked};
+use super::gemm::{Bytes, Repack, Unit, Unpacked, Words};
 use super::gemv::{Dot, dot_large, dot_split, dot_words};
 use crate::kernels::activations::Row;
 use crate::kernels::formats::{
@@ -20,6 +20,40 @@ pub trait Small: Format {
     /// # Safety
     /// The CPU runs the tier and `p` is followed by a whole block.
     unsafe fn lanes(p: *const u8) -> __m256i;
+}
+
+/// A format with unsigned lanes of few bits, for products with the coarse plane alone.
+pub trait Unsigned: Format {
+    /// [`Bytes`] of as many parts as the lanes' size asks for.
+    type Unit: Unit;
+    /// Columns that share a scale: 16 or 32.
+    const SPAN: usize;
+    /// Largest lane.
+    const LARGEST: i32;
+
+    /// Unpacks the block at `p`, lanes as bytes; entries past the block's end are not looked at.
+    ///
+    /// # Safety
+    /// The CPU runs the tier and `p` is followed by a whole block.
+    unsafe fn bytes(p: *const u8) -> Unpacked;
+}
+
+/// An [`Unsigned`] format in panels of bytes.
+pub struct Narrow<F>(std::marker::PhantomData<F>);
+
+impl<F: Unsigned> Repack for Narrow<F> {
+    type Format = F;
+    type Unit = F::Unit;
+    const SPAN: usize = F::SPAN;
+    const OFFSET: bool = true;
+    const LARGEST: i32 = F::LARGEST;
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn block(p: *const u8) -> Unpacked {
+        // SAFETY: the caller promises a whole block.
+        unsafe { F::bytes(p) }
+    }
 }
 
 /// A format of 32-element blocks of nibbles, by the halves of two blocks.
@@ -88,7 +122,7 @@ unsafe fn fifth_bits(p: *const u8) -> __m256i {
 }
 
 macro_rules! small {
-    ($format:ty, centred: $centred:expr, largest: $largest:expr, $dot:ident, |$p:ident| $lanes:expr) => {
+    ($format:ty, coarse: $coarse:ty, centred: $centred:expr, largest: $largest:expr, $dot:ident, |$p:ident| $lanes:expr) => {
         impl Small for $format {
             const CENTRED: bool = $centred;
 
@@ -101,15 +135,19 @@ macro_rules! small {
         }
 
         impl Dot for $format {
+            type Coarse = $coarse;
+
             #[inline]
             #[target_feature(enable = "avx2,fma,f16c")]
-            unsafe fn dot(row: &[u8], x: &Row<'_>) -> f32 {
+            unsafe fn dot<const FINE: bool>(row: &[u8], x: &Row<'_>) -> f32 {
                 // SAFETY: as the caller promises.
-                unsafe { $dot::<Self>(row, x) }
+                unsafe { $dot::<Self, FINE>(row, x) }
             }
         }
 
         impl Repack for $format {
+            type Format = Self;
+            type Unit = Words;
             const SPAN: usize = 2 * GROUP;
             const OFFSET: bool = !$centred;
             const LARGEST: i32 = $largest;
@@ -122,27 +160,27 @@ macro_rules! small {
                 let offset = if $centred { 0.0 } else { _mm_cvtss_f32(_mm_movehdup_ps(head)) };
                 let mut words = [_mm256_setzero_si256(); 16];
                 [words[0], words[1]] = widen(lanes);
-                Unpacked { words, scales: [_mm_cvtss_f32(head); 16], offsets: [offset; 16] }
+                Unpacked { lanes: words, scales: [_mm_cvtss_f32(head); 16], offsets: [offset; 16] }
             }
         }
     };
 }
 
-small!(Q4_0, centred: true, largest: 8, dot_split, |p| _mm256_sub_epi8(nibbles(p.add(2)), _mm256_set1_epi8(8)));
-small!(Q4_1, centred: false, largest: 15, dot_split, |p| nibbles(p.add(4)));
-small!(Q5_0, centred: true, largest: 16, dot_split, |p| {
+small!(Q4_0, coarse: Narrow<Self>, centred: true, largest: 8, dot_split, |p| _mm256_sub_epi8(nibbles(p.add(2)), _mm256_set1_epi8(8)));
+small!(Q4_1, coarse: Narrow<Self>, centred: false, largest: 15, dot_split, |p| nibbles(p.add(4)));
+small!(Q5_0, coarse: Narrow<Self>, centred: true, largest: 16, dot_split, |p| {
     let five = _mm256_or_si256(nibbles(p.add(6)), fifth_bits(p.add(2)));
     _mm256_sub_epi8(five, _mm256_set1_epi8(16))
 });
-small!(Q5_1, centred: false, largest: 31, dot_split, |p| _mm256_or_si256(nibbles(p.add(8)), fifth_bits(p.add(4))));
-small!(Q8_0, centred: true, largest: 128, dot_words, |p| _mm256_loadu_si256(p.add(2).cast()));
-small!(Iq4Nl, centred: true, largest: 127, dot_words, |p| {
+small!(Q5_1, coarse: Narrow<Self>, centred: false, largest: 31, dot_split, |p| _mm256_or_si256(nibbles(p.add(8)), fifth_bits(p.add(4))));
+small!(Q8_0, coarse: Self, centred: true, largest: 128, dot_words, |p| _mm256_loadu_si256(p.add(2).cast()));
+small!(Iq4Nl, coarse: Self, centred: true, largest: 127, dot_words, |p| {
     let levels = _mm256_broadcastsi128_si256(_mm_loadu_si128(LEVELS.as_ptr().cast()));
     _mm256_shuffle_epi8(levels, nibbles(p.add(2)))
 });
 
 macro_rules! halves {
-    ($format:ty, offset: $offset:expr, $heads:ident, nibbles: $nibbles:expr $(, fifth: $fifth:expr)?) => {
+    ($format:ty, largest: $largest:expr, parts: $parts:literal, offset: $offset:expr, $heads:ident, nibbles: $nibbles:expr $(, fifth: $fifth:expr)?) => {
         impl Halves for $format {
             const MINIMA: bool = $offset == 1.0;
             const OFFSET: f32 = $offset;
@@ -171,13 +209,35 @@ macro_rules! halves {
                 unsafe { $heads(p, Self::BYTES) }
             }
         }
+
+        impl Unsigned for $format {
+            type Unit = Bytes<$parts>;
+            const SPAN: usize = 2 * GROUP;
+            const LARGEST: i32 = $largest;
+
+            #[inline]
+            #[target_feature(enable = "avx2,fma,f16c")]
+            unsafe fn bytes(p: *const u8) -> Unpacked {
+                // SAFETY: the caller promises a whole block.
+                let (mut lanes, head) = unsafe { (<Self as Small>::lanes(p), head(p)) };
+                let scale = _mm_cvtss_f32(head);
+                let mut offset = _mm_cvtss_f32(_mm_movehdup_ps(head));
+                if Self::CENTRED {
+                    lanes = _mm256_sub_epi8(lanes, _mm256_set1_epi8($offset as i8));
+                    offset = scale * $offset;
+                }
+                let mut bytes = [_mm256_setzero_si256(); 16];
+                bytes[0] = lanes;
+                Unpacked { lanes: bytes, scales: [scale; 16], offsets: [offset; 16] }
+            }
+        }
     };
 }
 
-halves!(Q4_0, offset: -8.0, scales_alone, nibbles: 2);
-halves!(Q4_1, offset: 1.0, scales_and_minima_of_four, nibbles: 4);
-halves!(Q5_0, offset: -16.0, scales_alone, nibbles: 6, fifth: 2);
-halves!(Q5_1, offset: 1.0, scales_and_minima_of_four, nibbles: 8, fifth: 4);
+halves!(Q4_0, largest: 15, parts: 1, offset: -8.0, scales_alone, nibbles: 2);
+halves!(Q4_1, largest: 15, parts: 1, offset: 1.0, scales_and_minima_of_four, nibbles: 4);
+halves!(Q5_0, largest: 31, parts: 2, offset: -16.0, scales_alone, nibbles: 6, fifth: 2);
+halves!(Q5_1, largest: 31, parts: 2, offset: 1.0, scales_and_minima_of_four, nibbles: 8, fifth: 4);
 
 /// 16 in every lane whose bit is set: those of the first halves of two blocks, and of the second.
 #[inline]
@@ -223,10 +283,31 @@ unsafe fn scales_and_minima_of_four(p: *const u8, bytes: usize) -> (__m256, __m2
 }
 
 macro_rules! large {
-    ($format:ty, span: $span:expr, largest: $largest:expr, |$p:ident| $scales:expr, |$q:ident, $r:ident| $lanes:expr) => {
-        large!($format, |$p| $scales, |$q, $r| $lanes);
+    ($format:ty, span: $span:expr, largest: $largest:expr, parts: $parts:literal, |$p:ident| $scales:expr, |$q:ident, $r:ident| $lanes:expr) => {
+        large!($format, coarse: Narrow<Self>, |$p| $scales, |$q, $r| $lanes);
+
+        impl Unsigned for $format {
+            type Unit = Bytes<$parts>;
+            const SPAN: usize = $span;
+            const LARGEST: i32 = $largest;
+
+            #[inline]
+            #[target_feature(enable = "avx2,fma,f16c")]
+            unsafe fn bytes(p: *const u8) -> Unpacked {
+                let mut bytes = [_mm256_setzero_si256(); 16];
+                // SAFETY: the caller promises a whole block, which has eight runs.
+                unsafe {
+                    for (r, bytes) in bytes.iter_mut().enumerate().take(Self::LEN / RUN) {
+                        *bytes = <Self as Large>::lanes(p, r);
+                    }
+                    uncentred::<Self>(p, bytes)
+                }
+            }
+        }
 
         impl Repack for $format {
+            type Format = Self;
+            type Unit = Words;
             const SPAN: usize = $span;
             const OFFSET: bool = true;
             const LARGEST: i32 = $largest;
@@ -234,21 +315,15 @@ macro_rules! large {
             #[inline]
             #[target_feature(enable = "avx2,fma,f16c")]
             unsafe fn block(p: *const u8) -> Unpacked {
-                let (mut scales, mut offsets) = ([0.0; 16], [0.0; 16]);
-                // SAFETY: the caller promises a whole block; each half of the groups is eight numbers.
-                unsafe {
-                    for (half, (scale, offset)) in <Self as Large>::scales(p).into_iter().enumerate() {
-                        _mm256_storeu_ps(scales.as_mut_ptr().add(8 * half), scale);
-                        _mm256_storeu_ps(offsets.as_mut_ptr().add(8 * half), offset);
-                    }
-                    Unpacked { words: words::<Self>(p), scales, offsets }
-                }
+                // SAFETY: the caller promises a whole block.
+                unsafe { uncentred::<Self>(p, words::<Self>(p)) }
             }
         }
     };
     ($format:ty, centred: $zero:expr, largest: $largest:expr, |$p:ident| $signed:expr, |$q:ident, $r:ident| $lanes:expr) => {
         large!(
             $format,
+            coarse: Self,
             |$p| {
                 let (signed, d) = $signed;
                 centre(signed, d, $zero as f32)
@@ -257,6 +332,8 @@ macro_rules! large {
         );
 
         impl Repack for $format {
+            type Format = Self;
+            type Unit = Words;
             // Lanes take the groups' integer scales into themselves, so that 32 columns share what is left, and lose their offset.
             const SPAN: usize = 2 * GROUP;
             const OFFSET: bool = false;
@@ -274,11 +351,11 @@ macro_rules! large {
                     let centred = _mm256_sub_epi16(*words, _mm256_set1_epi16($zero));
                     *words = _mm256_mullo_epi16(centred, _mm256_set1_epi16(i16::from(scale)));
                 }
-                Unpacked { words, scales: [_mm256_cvtss_f32(d); 16], offsets: [0.0; 16] }
+                Unpacked { lanes: words, scales: [_mm256_cvtss_f32(d); 16], offsets: [0.0; 16] }
             }
         }
     };
-    ($format:ty, |$p:ident| $scales:expr, |$q:ident, $r:ident| $lanes:expr) => {
+    ($format:ty, coarse: $coarse:ty, |$p:ident| $scales:expr, |$q:ident, $r:ident| $lanes:expr) => {
         impl Large for $format {
             #[inline]
             #[target_feature(enable = "avx2,fma,f16c")]
@@ -296,11 +373,13 @@ macro_rules! large {
         }
 
         impl Dot for $format {
+            type Coarse = $coarse;
+
             #[inline]
             #[target_feature(enable = "avx2,fma,f16c")]
-            unsafe fn dot(row: &[u8], x: &Row<'_>) -> f32 {
+            unsafe fn dot<const FINE: bool>(row: &[u8], x: &Row<'_>) -> f32 {
                 // SAFETY: as the caller promises.
-                unsafe { dot_large::<Self>(row, x) }
+                unsafe { dot_large::<Self, FINE>(row, x) }
             }
         }
     };
@@ -310,6 +389,7 @@ large!(
     Q2K,
     span: 16,
     largest: 3,
+    parts: 1,
     |p| {
         let (d, negative) = (splat_f16(p.add(80)), negative(splat_f16(p.add(82))));
         let both = _mm_loadu_si128(p.cast());
@@ -333,8 +413,8 @@ large!(
         _mm256_or_si256(low, _mm256_slli_epi16(shifted(p, r, 1), 2))
     }
 );
-large!(Q4K, span: 32, largest: 15, |p| scales_and_minima(p), |p, r| shifted(p.add(16 + r / 2 * RUN), r % 2 * 4, 15));
-large!(Q5K, span: 32, largest: 31, |p| scales_and_minima(p), |p, r| {
+large!(Q4K, span: 32, largest: 15, parts: 1, |p| scales_and_minima(p), |p, r| shifted(p.add(16 + r / 2 * RUN), r % 2 * 4, 15));
+large!(Q5K, span: 32, largest: 31, parts: 2, |p| scales_and_minima(p), |p, r| {
     let low = shifted(p.add(48 + r / 2 * RUN), r % 2 * 4, 15);
     _mm256_or_si256(low, _mm256_slli_epi16(shifted(p.add(16), r, 1), 4))
 });
@@ -343,6 +423,21 @@ large!(Q6K, centred: 32, largest: 32 * 128, |p| (_mm_loadu_si128(p.add(192).cast
     let high = shifted(p.add(128 + r / 4 * RUN), r % 4 * 2, 3);
     _mm256_or_si256(low, _mm256_slli_epi16(high, 4))
 });
+
+/// A block of lanes that are not centred, with its scales and offsets.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn uncentred<F: Large>(p: *const u8, lanes: [__m256i; 16]) -> Unpacked {
+    let (mut scales, mut offsets) = ([0.0; 16], [0.0; 16]);
+    // SAFETY: the caller promises a whole block; each half of the groups is eight numbers.
+    unsafe {
+        for (half, (scale, offset)) in F::scales(p).into_iter().enumerate() {
+            _mm256_storeu_ps(scales.as_mut_ptr().add(8 * half), scale);
+            _mm256_storeu_ps(offsets.as_mut_ptr().add(8 * half), offset);
+        }
+    }
+    Unpacked { lanes, scales, offsets }
+}
 
 /// A block's lanes as words.
 #[inline]

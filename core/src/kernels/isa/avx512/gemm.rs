@@ -126,31 +126,37 @@ fn transpose(rows: [__m512i; 16]) -> [__m512i; 16] {
 }
 
 /// The product for panels of a format.
-pub fn multiply_for<F: Unpack>() -> MultiplyFn {
+pub fn multiply_for<F: Unpack, const FINE: bool>() -> MultiplyFn {
     const { assert!(F::SPAN == GROUP || F::SPAN == 2 * GROUP) };
-    if F::SPAN == GROUP { multiply::<GROUP> } else { multiply::<{ 2 * GROUP }> }
+    if F::SPAN == GROUP { multiply::<GROUP, FINE> } else { multiply::<{ 2 * GROUP }, FINE> }
 }
 
-/// See [`MultiplyFn`]. `SPAN` columns share a scale.
+/// See [`MultiplyFn`]. `SPAN` columns share a scale; without `FINE` the fine plane is zero and not looked at.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn multiply<const SPAN: usize>(panel: &mut Panel, start: usize, cols: usize, x: &Batch<'_>, target: Target) {
+unsafe fn multiply<const SPAN: usize, const FINE: bool>(
+    panel: &mut Panel,
+    start: usize,
+    cols: usize,
+    x: &Batch<'_>,
+    target: Target,
+) {
     let mut t = 0;
     // SAFETY: as the caller promises; the tiles' rows are below `x.rows`.
     unsafe {
         while t + TILE <= x.rows {
-            tile::<SPAN, TILE>(panel, start, cols, x, t, target);
+            tile::<SPAN, FINE, TILE>(panel, start, cols, x, t, target);
             t += TILE;
         }
         if t + 4 <= x.rows {
-            tile::<SPAN, 4>(panel, start, cols, x, t, target);
+            tile::<SPAN, FINE, 4>(panel, start, cols, x, t, target);
             t += 4;
         }
         if t + 2 <= x.rows {
-            tile::<SPAN, 2>(panel, start, cols, x, t, target);
+            tile::<SPAN, FINE, 2>(panel, start, cols, x, t, target);
             t += 2;
         }
         if t < x.rows {
-            tile::<SPAN, 1>(panel, start, cols, x, t, target);
+            tile::<SPAN, FINE, 1>(panel, start, cols, x, t, target);
         }
     }
 }
@@ -159,7 +165,7 @@ type Tile<V, const T: usize> = [[V; HALVES]; T];
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn tile<const SPAN: usize, const T: usize>(
+unsafe fn tile<const SPAN: usize, const FINE: bool, const T: usize>(
     panel: &mut Panel,
     start: usize,
     cols: usize,
@@ -194,7 +200,9 @@ unsafe fn tile<const SPAN: usize, const T: usize>(
             for dot in dots.as_flattened_mut() {
                 *dot = _mm512_slli_epi32::<{ COARSE.trailing_zeros() }>(*dot);
             }
-            add_plane::<SPAN, T>(lanes, fine.add(g * SPAN), x.stride, &mut dots);
+            if FINE {
+                add_plane::<SPAN, T>(lanes, fine.add(g * SPAN), x.stride, &mut dots);
+            }
             for h in 0..HALVES {
                 let weight_scale = _mm512_load_ps(scales.add(g * PANEL_ROWS + 16 * h));
                 let offset = _mm512_load_ps(offsets.add(g * PANEL_ROWS + 16 * h));

@@ -18,19 +18,19 @@ const UNAIDED: usize = 256;
 /// Weight rows multiplied together, which share the loads of the activations.
 const TOGETHER: usize = 2;
 
-/// See [`PanelFn`](crate::kernels::isa::PanelFn).
+/// See [`PanelFn`](crate::kernels::isa::PanelFn). Without `FINE` the fine plane is zero and not looked at.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-pub unsafe fn panel<F: Unpack>(data: &[u8], row_bytes: usize, x: &[Row<'_>; 1], out: &mut [[f32; 1]]) {
+pub unsafe fn panel<F: Unpack, const FINE: bool>(data: &[u8], row_bytes: usize, x: &[Row<'_>; 1], out: &mut [[f32; 1]]) {
     let [x] = x;
     let mut rows = data.chunks_exact(TOGETHER * row_bytes);
     let (outs, rest) = out.as_chunks_mut::<TOGETHER>();
     // SAFETY: by the caller's promise the data are whole rows and the activations have as many columns, padded to whole steps.
     unsafe {
         for (rows, out) in rows.by_ref().zip(outs) {
-            *out = dots::<F, TOGETHER>(rows, row_bytes, x).map(|sum| [sum]);
+            *out = dots::<F, FINE, TOGETHER>(rows, row_bytes, x).map(|sum| [sum]);
         }
         for (row, out) in rows.remainder().chunks_exact(row_bytes).zip(rest) {
-            *out = dots::<F, 1>(row, row_bytes, x);
+            *out = dots::<F, FINE, 1>(row, row_bytes, x);
         }
     }
 }
@@ -41,7 +41,7 @@ type Sums<const R: usize> = [[__m512; 2]; R];
 /// The products of `R` rows.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn dots<F: Unpack, const R: usize>(rows: &[u8], row_bytes: usize, x: &Row<'_>) -> [f32; R] {
+unsafe fn dots<F: Unpack, const FINE: bool, const R: usize>(rows: &[u8], row_bytes: usize, x: &Row<'_>) -> [f32; R] {
     let mut sums: Sums<R> = [[_mm512_setzero_ps(); 2]; R];
     let mut start = [rows.as_ptr(); R];
     for (r, start) in start.iter_mut().enumerate() {
@@ -60,7 +60,7 @@ unsafe fn dots<F: Unpack, const R: usize>(rows: &[u8], row_bytes: usize, x: &Row
                     }
                 }
             }
-            step::<F, R, 0>(start.map(|p| p.add(s * F::STEP_BYTES)), x, s * STEP, s * STEP, !0, &mut sums);
+            step::<F, FINE, R, 0>(start.map(|p| p.add(s * F::STEP_BYTES)), x, s * STEP, s * STEP, !0, &mut sums);
         }
         if rest > 0 {
             let skip = (F::STEP_BYTES - rest) / F::BYTES;
@@ -71,9 +71,9 @@ unsafe fn dots<F: Unpack, const R: usize>(rows: &[u8], row_bytes: usize, x: &Row
                 let keep = !0 << (skip * F::LEN / GROUP);
                 let split_at = x.split_lanes.len() - STEP;
                 if skip * F::LEN >= STEP / 2 {
-                    step::<F, R, 1>(p, x, at, split_at, keep, &mut sums);
+                    step::<F, FINE, R, 1>(p, x, at, split_at, keep, &mut sums);
                 } else {
-                    step::<F, R, 0>(p, x, at, split_at, keep, &mut sums);
+                    step::<F, FINE, R, 0>(p, x, at, split_at, keep, &mut sums);
                 }
             } else {
                 // A row shorter than a step, completed with blocks of scale zero. 272 bytes are the longest step of small blocks.
@@ -85,7 +85,7 @@ unsafe fn dots<F: Unpack, const R: usize>(rows: &[u8], row_bytes: usize, x: &Row
                 for (p, bytes) in p.iter_mut().zip(&bytes) {
                     *p = bytes.as_ptr();
                 }
-                step::<F, R, 0>(p, x, 0, 0, !0u16 >> (skip * F::LEN / GROUP), &mut sums);
+                step::<F, FINE, R, 0>(p, x, 0, 0, !0u16 >> (skip * F::LEN / GROUP), &mut sums);
             }
         }
     }
@@ -112,7 +112,7 @@ fn reduce(v: [__m512; TOGETHER]) -> [f32; TOGETHER] {
 /// split planes, from half `FIRST` on and of the groups in `keep`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn step<F: Unpack, const R: usize, const FIRST: usize>(
+unsafe fn step<F: Unpack, const FINE: bool, const R: usize, const FIRST: usize>(
     p: [*const u8; R],
     x: &Row<'_>,
     at: usize,
@@ -142,9 +142,11 @@ unsafe fn step<F: Unpack, const R: usize, const FIRST: usize>(
                     let lanes = [F::lanes(p[r], i), F::lanes(p[r], j)];
                     let dots = _mm512_dpbusd_epi32(_mm512_setzero_si512(), lanes[0], coarse[0]);
                     let dots = _mm512_dpbusd_epi32(dots, lanes[1], coarse[1]);
-                    let dots = _mm512_slli_epi32::<{ COARSE.trailing_zeros() }>(dots);
-                    let dots = _mm512_dpbusd_epi32(dots, lanes[0], fine[0]);
-                    let dots = _mm512_dpbusd_epi32(dots, lanes[1], fine[1]);
+                    let mut dots = _mm512_slli_epi32::<{ COARSE.trailing_zeros() }>(dots);
+                    if FINE {
+                        dots = _mm512_dpbusd_epi32(dots, lanes[0], fine[0]);
+                        dots = _mm512_dpbusd_epi32(dots, lanes[1], fine[1]);
+                    }
                     let scale = _mm512_permutexvar_ps(spread, scales[r]);
                     sums[r][half] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), scale, sums[r][half]);
                 }
@@ -156,8 +158,10 @@ unsafe fn step<F: Unpack, const R: usize, const FIRST: usize>(
                     for r in 0..R {
                         let lanes = F::lanes(p[r], i);
                         let dots = _mm512_dpbusd_epi32(_mm512_setzero_si512(), lanes, coarse);
-                        let dots = _mm512_slli_epi32::<{ COARSE.trailing_zeros() }>(dots);
-                        let dots = _mm512_dpbusd_epi32(dots, lanes, fine);
+                        let mut dots = _mm512_slli_epi32::<{ COARSE.trailing_zeros() }>(dots);
+                        if FINE {
+                            dots = _mm512_dpbusd_epi32(dots, lanes, fine);
+                        }
                         let scale = _mm512_permutexvar_ps(spread, scales[r]);
                         sums[r][i % 2] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), scale, sums[r][i % 2]);
                     }

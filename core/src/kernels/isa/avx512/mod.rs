@@ -16,7 +16,8 @@ use plain::{Load, plain_panel};
 use unpack::Unpack;
 
 pub(super) const KERNELS: Kernels = Kernels {
-    kernel: |ty| by_type!(ty, quantised, plain)(),
+    kernel: |ty| by_type!(ty, both_planes, plain)(),
+    coarse: |ty| by_type!(ty, coarse_plane, plain)(),
     quantise: super::avx2::quantise,
     decoder: super::avx2::decoder,
     words: false,
@@ -25,9 +26,18 @@ pub(super) const KERNELS: Kernels = Kernels {
 /// Elements of a step.
 const STEP: usize = 256;
 
-fn quantised<F: Unpack>() -> Kernel {
-    let batch = Batched::Panel { unpack: gemm::unpack::<F>, multiply: gemm::multiply_for::<F>(), columns: CHUNK };
-    Kernel { form: Form::Int8, one: gemv::panel::<F>, batch }
+fn both_planes<F: Unpack>() -> Kernel {
+    quantised::<F, true>()
+}
+
+fn coarse_plane<F: Unpack>() -> Kernel {
+    quantised::<F, false>()
+}
+
+fn quantised<F: Unpack, const FINE: bool>() -> Kernel {
+    let batch =
+        Batched::Panel { unpack: gemm::unpack::<F>, multiply: gemm::multiply_for::<F, FINE>(), columns: CHUNK };
+    Kernel { form: Form::Int8, one: gemv::panel::<F, FINE>, batch }
 }
 
 fn plain<P: Load>() -> Kernel {

@@ -152,14 +152,14 @@ pub unsafe fn operands<const SPAN: usize, const T: usize>(
     (coarse, fine, row_scales)
 }
 
-/// The product for panels of a format, from `$multiply<SPAN, OFFSET>`.
+/// The product for panels of a format, from `$multiply<SPAN, OFFSET, FINE>`.
 macro_rules! by_span {
-    ($format:ty, $multiply:ident) => {
+    ($format:ty, $fine:ident, $multiply:ident) => {
         match (<$format>::SPAN, <$format>::OFFSET) {
-            (16, false) => $multiply::<16, false>,
-            (16, true) => $multiply::<16, true>,
-            (_, false) => $multiply::<32, false>,
-            (_, true) => $multiply::<32, true>,
+            (16, false) => $multiply::<16, false, $fine>,
+            (16, true) => $multiply::<16, true, $fine>,
+            (_, false) => $multiply::<32, false, $fine>,
+            (_, true) => $multiply::<32, true, $fine>,
         }
     };
 }

@@ -16,7 +16,7 @@ const ROWS: usize = 2;
 macro_rules! product {
     ($name:ident, $rows:ident, $features:literal, $dot:ident) => {
         #[target_feature(enable = $features)]
-        pub unsafe fn $name<F: Unpack, const T: usize>(
+        pub unsafe fn $name<F: Unpack, const FINE: bool, const T: usize>(
             data: &[u8],
             row_bytes: usize,
             x: &[Row<'_>; T],
@@ -26,18 +26,18 @@ macro_rules! product {
             let (data, last) = data.split_at(together.len() * ROWS * row_bytes);
             for (data, out) in data.chunks_exact(ROWS * row_bytes).zip(together) {
                 // SAFETY: as the caller promises; two rows of data.
-                unsafe { $rows::<F, T, ROWS>(data, row_bytes, x, out) };
+                unsafe { $rows::<F, FINE, T, ROWS>(data, row_bytes, x, out) };
             }
             for (data, out) in last.chunks_exact(row_bytes).zip(rest) {
                 // SAFETY: as the caller promises; one row of data.
-                unsafe { $rows::<F, T, 1>(data, row_bytes, x, std::array::from_mut(out)) };
+                unsafe { $rows::<F, FINE, T, 1>(data, row_bytes, x, std::array::from_mut(out)) };
             }
         }
 
         /// `R` rows.
         #[inline]
         #[target_feature(enable = $features)]
-        unsafe fn $rows<F: Unpack, const T: usize, const R: usize>(
+        unsafe fn $rows<F: Unpack, const FINE: bool, const T: usize, const R: usize>(
             data: &[u8],
             row_bytes: usize,
             x: &[Row<'_>; T],
@@ -71,15 +71,19 @@ macro_rules! product {
                             for r in 0..R {
                                 if F::SPAN == RUN {
                                     let dots = $dot($dot(zero, w[r][0], coarse[0]), w[r][1], coarse[1]);
-                                    let dots = vshlq_n_s32::<{ COARSE.trailing_zeros() as i32 }>(dots);
-                                    let dots = $dot($dot(dots, w[r][0], fine[0]), w[r][1], fine[1]);
+                                    let mut dots = vshlq_n_s32::<{ COARSE.trailing_zeros() as i32 }>(dots);
+                                    if FINE {
+                                        dots = $dot($dot(dots, w[r][0], fine[0]), w[r][1], fine[1]);
+                                    }
                                     let both = scales[r].scale[run] * row_scale;
                                     sums[r][t] = vfmaq_n_f32(sums[r][t], vcvtq_f32_s32(dots), both);
                                 } else {
                                     for half in 0..2 {
                                         let dots = $dot(zero, w[r][half], coarse[half]);
-                                        let dots = vshlq_n_s32::<{ COARSE.trailing_zeros() as i32 }>(dots);
-                                        let dots = $dot(dots, w[r][half], fine[half]);
+                                        let mut dots = vshlq_n_s32::<{ COARSE.trailing_zeros() as i32 }>(dots);
+                                        if FINE {
+                                            dots = $dot(dots, w[r][half], fine[half]);
+                                        }
                                         let both = scales[r].scale[2 * run + half] * row_scale;
                                         sums[r][t] = vfmaq_n_f32(sums[r][t], vcvtq_f32_s32(dots), both);
                                     }

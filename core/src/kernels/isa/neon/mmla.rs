@@ -33,13 +33,13 @@ impl Layout for Eights {
 }
 
 /// The product for panels of a format.
-pub fn multiply_for<F: Unpack>() -> MultiplyFn {
-    by_span!(F, multiply)
+pub fn multiply_for<F: Unpack, const FINE: bool>() -> MultiplyFn {
+    by_span!(F, FINE, multiply)
 }
 
-/// See [`MultiplyFn`]. `SPAN` columns share a scale.
+/// See [`MultiplyFn`]. `SPAN` columns share a scale; without `FINE` the fine plane is zero and not looked at.
 #[target_feature(enable = "neon,i8mm")]
-unsafe fn multiply<const SPAN: usize, const OFFSET: bool>(
+unsafe fn multiply<const SPAN: usize, const OFFSET: bool, const FINE: bool>(
     panel: &mut Panel,
     start: usize,
     cols: usize,
@@ -51,11 +51,11 @@ unsafe fn multiply<const SPAN: usize, const OFFSET: bool>(
         // SAFETY: as the caller promises; the tiles start below `x.rows`.
         unsafe {
             while t + 2 < x.rows {
-                tile::<SPAN, OFFSET, 2, 4>(&half, x, t, target);
+                tile::<SPAN, OFFSET, FINE, 2, 4>(&half, x, t, target);
                 t += 4;
             }
             if t < x.rows {
-                tile::<SPAN, OFFSET, 1, 2>(&half, x, t, target);
+                tile::<SPAN, OFFSET, FINE, 1, 2>(&half, x, t, target);
             }
         }
     }
@@ -66,7 +66,7 @@ type Tile<const K: usize> = [[int32x4_t; PAIRS]; K];
 /// `K` pairs of activation rows, `T` rows, of which those that do not exist are copies of the last and go nowhere.
 #[inline]
 #[target_feature(enable = "neon,i8mm")]
-unsafe fn tile<const SPAN: usize, const OFFSET: bool, const K: usize, const T: usize>(
+unsafe fn tile<const SPAN: usize, const OFFSET: bool, const FINE: bool, const K: usize, const T: usize>(
     half: &Half,
     x: &Batch<'_>,
     t: usize,
@@ -97,7 +97,7 @@ unsafe fn tile<const SPAN: usize, const OFFSET: bool, const K: usize, const T: u
             for dots in dots.as_flattened_mut() {
                 *dots = vshlq_n_s32::<{ COARSE.trailing_zeros() as i32 }>(*dots);
             }
-            for group in 0..groups {
+            for group in 0..if FINE { groups } else { 0 } {
                 let column = group * GROUP;
                 add_group::<K, T>(lanes.add(column * HALF), &fine, g * SPAN + column, &mut dots);
             }

@@ -13,7 +13,7 @@ mod unpack;
 
 use std::arch::is_aarch64_feature_detected;
 
-use super::{Batched, Form, Kernel, Kernels};
+use super::{Batched, Form, Kernel, Kernels, PanelFn};
 use crate::kernels::activations::quantise_row;
 use crate::kernels::formats::by_type;
 use crate::kernels::panel::CHUNK;
@@ -24,11 +24,18 @@ use unpack::Unpack;
 pub(super) fn kernels() -> Kernels {
     Kernels {
         kernel: if !is_aarch64_feature_detected!("dotprod") {
-            |ty| by_type!(ty, with_widening, plain)()
+            |ty| by_type!(ty, with_widening, plain)(true)
         } else if !is_aarch64_feature_detected!("i8mm") {
-            |ty| by_type!(ty, with_sdot, plain)()
+            |ty| by_type!(ty, with_sdot, plain)(true)
         } else {
-            |ty| by_type!(ty, with_smmla, plain)()
+            |ty| by_type!(ty, with_smmla, plain)(true)
+        },
+        coarse: if !is_aarch64_feature_detected!("dotprod") {
+            |ty| by_type!(ty, with_widening, plain)(false)
+        } else if !is_aarch64_feature_detected!("i8mm") {
+            |ty| by_type!(ty, with_sdot, plain)(false)
+        } else {
+            |ty| by_type!(ty, with_smmla, plain)(false)
         },
         quantise: quantise_row,
         words: false,
@@ -36,24 +43,32 @@ pub(super) fn kernels() -> Kernels {
     }
 }
 
-fn with_smmla<F: Unpack>() -> Kernel {
-    let batch =
-        Batched::Panel { unpack: gemm::unpack::<F, mmla::Eights>, multiply: mmla::multiply_for::<F>(), columns: CHUNK };
-    Kernel { form: Form::Int8, one: gemv::with_sdot::<F, 1>, batch }
+// Without `fine` the fine plane is zero and not looked at.
+
+fn with_smmla<F: Unpack>(fine: bool) -> Kernel {
+    let multiply = if fine { mmla::multiply_for::<F, true>() } else { mmla::multiply_for::<F, false>() };
+    let batch = Batched::Panel { unpack: gemm::unpack::<F, mmla::Eights>, multiply, columns: CHUNK };
+    Kernel { batch, ..with_sdot::<F>(fine) }
 }
 
-fn with_sdot<F: Unpack>() -> Kernel {
-    let batch =
-        Batched::Panel { unpack: gemm::unpack::<F, sdot::Fours>, multiply: sdot::multiply_for::<F>(), columns: CHUNK };
-    Kernel { form: Form::Int8, one: gemv::with_sdot::<F, 1>, batch }
+fn with_sdot<F: Unpack>(fine: bool) -> Kernel {
+    let multiply = if fine { sdot::multiply_for::<F, true>() } else { sdot::multiply_for::<F, false>() };
+    let batch = Batched::Panel { unpack: gemm::unpack::<F, sdot::Fours>, multiply, columns: CHUNK };
+    let one = if fine { gemv::with_sdot::<F, true, 1> } else { gemv::with_sdot::<F, false, 1> };
+    Kernel { form: Form::Int8, one, batch }
 }
 
-fn with_widening<F: Unpack>() -> Kernel {
-    let batch = Batched::Four(gemv::with_widening::<F, 4>);
-    Kernel { form: Form::Int8, one: gemv::with_widening::<F, 1>, batch }
+fn with_widening<F: Unpack>(fine: bool) -> Kernel {
+    let (one, four): (PanelFn<1>, PanelFn<4>) = if fine {
+        (gemv::with_widening::<F, true, 1>, gemv::with_widening::<F, true, 4>)
+    } else {
+        (gemv::with_widening::<F, false, 1>, gemv::with_widening::<F, false, 4>)
+    };
+    Kernel { form: Form::Int8, one, batch: Batched::Four(four) }
 }
 
-fn plain<P: Load>() -> Kernel {
+/// Unquantised weights do not meet quantised activations.
+fn plain<P: Load>(_fine: bool) -> Kernel {
     Kernel { form: Form::F32, one: plain_panel::<P, 1>, batch: Batched::Four(plain_panel::<P, 4>) }
 }
 
@@ -104,12 +119,12 @@ mod tests {
                 dequantize(ty, &data, &mut weights).unwrap();
                 let mut x = Activations::with_capacity(&compute, 0, 0);
                 x.load(&compute, batch, COLS, &values);
-                let mut kernels = vec![("widening", by_type!(ty, with_widening, plain)())];
+                let mut kernels = vec![("widening", by_type!(ty, with_widening, plain)(true))];
                 if is_aarch64_feature_detected!("dotprod") {
-                    kernels.push(("sdot", by_type!(ty, with_sdot, plain)()));
+                    kernels.push(("sdot", by_type!(ty, with_sdot, plain)(true)));
                 }
                 if is_aarch64_feature_detected!("i8mm") {
-                    kernels.push(("smmla", by_type!(ty, with_smmla, plain)()));
+                    kernels.push(("smmla", by_type!(ty, with_smmla, plain)(true)));
                 }
                 for (name, kernel) in kernels {
                     let many = matches!(kernel.batch, Batched::Panel { .. })

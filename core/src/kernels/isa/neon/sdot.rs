@@ -40,13 +40,13 @@ impl Layout for Fours {
 }
 
 /// The product for panels of a format.
-pub fn multiply_for<F: Unpack>() -> MultiplyFn {
-    by_span!(F, multiply)
+pub fn multiply_for<F: Unpack, const FINE: bool>() -> MultiplyFn {
+    by_span!(F, FINE, multiply)
 }
 
-/// See [`MultiplyFn`]. `SPAN` columns share a scale.
+/// See [`MultiplyFn`]. `SPAN` columns share a scale; without `FINE` the fine plane is zero and not looked at.
 #[target_feature(enable = "neon,dotprod")]
-unsafe fn multiply<const SPAN: usize, const OFFSET: bool>(
+unsafe fn multiply<const SPAN: usize, const OFFSET: bool, const FINE: bool>(
     panel: &mut Panel,
     start: usize,
     cols: usize,
@@ -58,15 +58,15 @@ unsafe fn multiply<const SPAN: usize, const OFFSET: bool>(
         // SAFETY: as the caller promises; the tiles' rows are below `x.rows`.
         unsafe {
             while t + TILE <= x.rows {
-                tile::<SPAN, OFFSET, TILE>(&half, x, t, target);
+                tile::<SPAN, OFFSET, FINE, TILE>(&half, x, t, target);
                 t += TILE;
             }
             if t + 2 <= x.rows {
-                tile::<SPAN, OFFSET, 2>(&half, x, t, target);
+                tile::<SPAN, OFFSET, FINE, 2>(&half, x, t, target);
                 t += 2;
             }
             if t < x.rows {
-                tile::<SPAN, OFFSET, 1>(&half, x, t, target);
+                tile::<SPAN, OFFSET, FINE, 1>(&half, x, t, target);
             }
         }
     }
@@ -76,7 +76,7 @@ type Tile<const T: usize> = [[int32x4_t; VECTORS]; T];
 
 #[inline]
 #[target_feature(enable = "neon,dotprod")]
-unsafe fn tile<const SPAN: usize, const OFFSET: bool, const T: usize>(
+unsafe fn tile<const SPAN: usize, const OFFSET: bool, const FINE: bool, const T: usize>(
     half: &Half,
     x: &Batch<'_>,
     t: usize,
@@ -104,7 +104,7 @@ unsafe fn tile<const SPAN: usize, const OFFSET: bool, const T: usize>(
             for dots in dots.as_flattened_mut() {
                 *dots = vshlq_n_s32::<{ COARSE.trailing_zeros() as i32 }>(*dots);
             }
-            for group in 0..groups {
+            for group in 0..if FINE { groups } else { 0 } {
                 let column = group * GROUP;
                 add_group::<T>(lanes.add(column * HALF), &fine, g * SPAN + column, &mut dots);
             }
