@@ -152,7 +152,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let benches = Path::new(env!("CARGO_MANIFEST_DIR"));
     let out = argument("--out").map_or_else(|| benches.join("results/ablation/smollm2-devil.json"), PathBuf::from);
 
-    let model = Model::open(&path, &ModelOptions { kernels: KernelChoice::Auto, threads: Some(threads), ..ModelOptions::default() })?;
+    let model = Model::open(
+        &path,
+        &ModelOptions { kernels: KernelChoice::Auto, threads: Some(threads), ..ModelOptions::default() },
+    )?;
     let (train, heldout) = (benches.join("data/devil.train.jsonl"), benches.join("data/devil.heldout.jsonl"));
     let options = DataOptions { max_length: Some(MAX_LENGTH), ..DataOptions::default() };
     let data = Dataset::load(&model, &train, Some(&heldout), &options)?;

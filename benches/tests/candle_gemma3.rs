@@ -107,7 +107,8 @@ fn logits_agree_with_candle() {
     let device = Device::Cpu;
     let mut candle = candle_model(&device);
     let session = |kernels, kv| {
-        let model = Model::open(model_path(), &ModelOptions { kernels, threads: Some(2), ..ModelOptions::default() }).unwrap();
+        let model =
+            Model::open(model_path(), &ModelOptions { kernels, threads: Some(2), ..ModelOptions::default() }).unwrap();
         let options = SessionOptions { context: Some(128), kv: Some(kv), ..SessionOptions::default() };
         Session::new(model, &options).unwrap()
     };

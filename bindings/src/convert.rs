@@ -37,6 +37,7 @@ pub(crate) fn model_info(model: &Model) -> ModelInfo {
         context: small(info.context),
         chat: ChatTemplate::from_gguf(model.gguf()).is_ok(),
         kernels: model.compute().tier().name().to_owned(),
+        activations: model.compute().activations().into(),
         threads: small(model.compute().threads()),
     }
 }

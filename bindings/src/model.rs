@@ -38,6 +38,15 @@ pub enum Activations {
     Int8,
 }
 
+impl From<ActivationType> for Activations {
+    fn from(ty: ActivationType) -> Self {
+        match ty {
+            ActivationType::Int15 => Self::Int15,
+            ActivationType::Int8 => Self::Int8,
+        }
+    }
+}
+
 impl Activations {
     pub(crate) fn choice(self) -> ActivationType {
         match self {
@@ -111,6 +120,8 @@ pub struct ModelInfo {
     pub chat: bool,
     /// Name of the kernels that run it.
     pub kernels: String,
+    /// How the CPU rounds what meets quantised weights.
+    pub activations: Activations,
     /// Threads that run it.
     pub threads: u32,
 }

@@ -19,7 +19,11 @@ const TUNED_LOSS: f64 = 3.098_333_671_471_392_5;
 const LONGEST: usize = 128;
 
 fn open(kernels: KernelChoice) -> Arc<Model> {
-    Model::open(common::model_path(common::SMOLLM2), &ModelOptions { kernels, threads: Some(2), ..ModelOptions::default() }).unwrap()
+    Model::open(
+        common::model_path(common::SMOLLM2),
+        &ModelOptions { kernels, threads: Some(2), ..ModelOptions::default() },
+    )
+    .unwrap()
 }
 
 fn session(model: &Arc<Model>) -> Session {

@@ -55,7 +55,8 @@ fn distance(a: &[f32], b: &[f32]) -> f32 {
 #[test]
 fn every_linear_of_both_architectures() {
     let folder = tempfile::tempdir().unwrap();
-    let reference = ModelOptions { kernels: KernelChoice::Only(Tier::Reference), threads: Some(2), ..ModelOptions::default() };
+    let reference =
+        ModelOptions { kernels: KernelChoice::Only(Tier::Reference), threads: Some(2), ..ModelOptions::default() };
     for tiny in Tiny::both() {
         let model = tiny.open().unwrap();
         let base = logits(&model, &ActiveAdapters::none());

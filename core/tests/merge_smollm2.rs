@@ -18,7 +18,8 @@ use timbre::spectral::naive;
 const F16_TOLERANCE: f32 = 1e-2;
 
 fn open(path: &Path) -> Arc<Model> {
-    let options = ModelOptions { kernels: KernelChoice::Only(Tier::Reference), threads: Some(2), ..ModelOptions::default() };
+    let options =
+        ModelOptions { kernels: KernelChoice::Only(Tier::Reference), threads: Some(2), ..ModelOptions::default() };
     Model::open(path, &options).unwrap()
 }
 

@@ -184,7 +184,11 @@ fn a_file_that_changes_under_the_map() {
     for tiny in Tiny::both() {
         for cut in [0, 100, tiny.file.build().len() as u64 - 1] {
             let path = tiny.file.save(folder.path(), &format!("{}-{cut}.gguf", tiny.architecture));
-            let options = ModelOptions { kernels: KernelChoice::Only(Tier::Reference), threads: Some(2), ..ModelOptions::default() };
+            let options = ModelOptions {
+                kernels: KernelChoice::Only(Tier::Reference),
+                threads: Some(2),
+                ..ModelOptions::default()
+            };
             let model = Model::from_gguf(Gguf::open(&path).unwrap(), &options).unwrap();
             let mut session = Session::new(model.clone(), &SessionOptions::default()).unwrap();
             session.set_tokens(&[1, 4]);

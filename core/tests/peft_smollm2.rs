@@ -5,7 +5,7 @@ mod common;
 use std::sync::Arc;
 
 use serde_json::Value;
-use timbre::kernels::{KernelChoice, Tier, detected_tiers};
+use timbre::kernels::{ActivationType, KernelChoice, Tier, detected_tiers};
 use timbre::model::{ActiveAdapters, BoundAdapter, Model, ModelOptions};
 use timbre::session::{CancelHandle, GenerateOptions, Session, SessionOptions, SwapPolicy};
 use timbre::tokenizer::SpecialText;
@@ -16,6 +16,8 @@ const LOGIT_TOLERANCE: f32 = 2e-3;
 const NLL_TOLERANCE: f64 = 1e-4;
 /// The same on the fast kernels, whose activations are rounded to 15 bits and whose KV cache is f16.
 const FAST_NLL_TOLERANCE: f64 = 5e-3;
+/// Root mean square of the differences of the largest logits where activations are rounded to 8 bits.
+const INT8_LOGIT_TOLERANCE: f64 = 0.5;
 /// Two logits closer than this are a tie that rounding may break either way.
 const TIE: f32 = 1e-3;
 
@@ -30,7 +32,11 @@ struct Bench {
 
 impl Bench {
     fn new(tier: Tier) -> Self {
-        let options = ModelOptions { kernels: KernelChoice::Only(tier), threads: Some(2), ..ModelOptions::default() };
+        Self::with_activations(tier, ActivationType::Int15)
+    }
+
+    fn with_activations(tier: Tier, activations: ActivationType) -> Self {
+        let options = ModelOptions { kernels: KernelChoice::Only(tier), activations, threads: Some(2) };
         let model = Model::open(common::model_path(common::SMOLLM2), &options).unwrap();
         let load = |name| model.load_adapter(common::fixture_path(&format!("adapters/{name}"))).unwrap();
         let (devil, kjv) = (load("devil"), load("kjv"));
@@ -192,4 +198,34 @@ fn fast_kernels_give_pefts_likelihoods() {
             }
         }
     }
+}
+
+#[test]
+fn coarse_activations_stay_near() {
+    let fixture = common::fixture_json("smollm2.json");
+    let mut bench = Bench::with_activations(KernelChoice::Auto.resolve().unwrap(), ActivationType::Int8);
+    let (mut squares, mut count, mut same, mut prompts) = (0.0, 0, 0, 0);
+    for (voice, names) in VOICES {
+        bench.speak(names);
+        for prompt in fixture["prompts"].as_array().unwrap() {
+            let expected = &prompt["outputs"][voice];
+            let logits = bench.logits(&ids(&prompt["ids"]));
+            for (id, want) in ids(&expected["top10"]).into_iter().zip(floats(&expected["top10_logits"])) {
+                squares += f64::from(logits[id as usize] - want).powi(2);
+                count += 1;
+            }
+            same += usize::from(argmax(&logits) == ids(&expected["top10"])[0]);
+            prompts += 1;
+        }
+        for text in fixture["texts"].as_array().unwrap() {
+            let got = bench.session.perplexity(&ids(&text["ids"])).unwrap().nll;
+            let want = text["nll"][voice].as_f64().unwrap();
+            println!("int8 {voice}: {:+.4} %", (got - want) / want * 100.0);
+            assert!((got - want).abs() <= FAST_NLL_TOLERANCE * want, "{voice}: {got} for {want}");
+        }
+    }
+    let rms = (squares / f64::from(count)).sqrt();
+    println!("int8: {same} of {prompts} first tokens are PEFT's, its largest logits are off by {rms:.3}");
+    assert!(rms <= INT8_LOGIT_TOLERANCE, "{rms}");
+    assert!(4 * same >= 3 * prompts, "{same} of {prompts}");
 }

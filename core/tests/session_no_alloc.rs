@@ -26,7 +26,8 @@ const DECODED: usize = 6;
 fn decoding_does_not_allocate() {
     for (file, adapters) in [(common::SMOLLM2, &["devil", "kjv", "devil-lora"][..]), (common::GEMMA3, &[][..])] {
         for tier in detected_tiers() {
-            let options = ModelOptions { kernels: KernelChoice::Only(tier), threads: Some(3), ..ModelOptions::default() };
+            let options =
+                ModelOptions { kernels: KernelChoice::Only(tier), threads: Some(3), ..ModelOptions::default() };
             let model = Model::open(common::model_path(file), &options).unwrap();
             // Tasks that wait for one another reach every thread.
             let all = Barrier::new(3);

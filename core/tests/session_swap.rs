@@ -76,7 +76,8 @@ fn the_same_adapters_again_are_no_swap() {
 
 #[test]
 fn weights_scale_and_adapters_add() {
-    let options = ModelOptions { kernels: KernelChoice::Only(Tier::Reference), threads: Some(2), ..ModelOptions::default() };
+    let options =
+        ModelOptions { kernels: KernelChoice::Only(Tier::Reference), threads: Some(2), ..ModelOptions::default() };
     let model = Model::open(common::model_path(common::SMOLLM2), &options).unwrap();
     let (devil, kjv) = (adapter(&model, "devil"), adapter(&model, "kjv"));
     let mut session = session(&model);
@@ -144,7 +145,8 @@ fn bad_tokens_and_empty_prompts_are_refused() {
 
 #[test]
 fn batches_of_any_size_give_the_same_logits() {
-    let options = ModelOptions { kernels: KernelChoice::Only(Tier::Reference), threads: Some(2), ..ModelOptions::default() };
+    let options =
+        ModelOptions { kernels: KernelChoice::Only(Tier::Reference), threads: Some(2), ..ModelOptions::default() };
     let model = Model::open(common::model_path(common::SMOLLM2), &options).unwrap();
     let run = |batch| {
         let options = SessionOptions { context: Some(64), batch: Some(batch), ..SessionOptions::default() };

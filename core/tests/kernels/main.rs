@@ -5,10 +5,14 @@ mod transposed;
 
 use blocks::Rng;
 use timbre::gguf::GgmlType;
-use timbre::kernels::{Activations, Compute, KernelChoice, Matrix, Tier, cpu_features, dequantize, detected_tiers};
+use timbre::kernels::{
+    ActivationType, Activations, Compute, KernelChoice, Matrix, Tier, cpu_features, dequantize, detected_tiers,
+};
 
 /// Rounding to ±127 · 128 steps of a block's largest magnitude is off by at most half a step.
 const HALF_STEP: f64 = 0.5 / (127.0 * 128.0);
+/// Leaving the lower 7 bits of those out, by half of what they hold more.
+const HALF_COARSE_STEP: f64 = 0.5 / 127.0 + HALF_STEP;
 /// Activations that share a step.
 const BLOCK: usize = 32;
 /// Rounding of f32 sums, relative to the sum of the largest weight's magnitude times each activation's.
@@ -61,20 +65,24 @@ impl Case {
         out
     }
 
-    /// For each output: the exact value, the bound of int8 rounding, and the bound of f32 rounding.
-    fn expected(&self) -> impl Iterator<Item = (f64, f64, f64)> + '_ {
-        (0..self.batch * self.rows).map(|at| {
+    /// For each output: the exact value, the bound of rounding activations so, and the bound of f32 rounding.
+    fn expected(&self, activations: ActivationType) -> impl Iterator<Item = (f64, f64, f64)> + '_ {
+        let half_step = match activations {
+            ActivationType::Int15 => HALF_STEP,
+            ActivationType::Int8 => HALF_COARSE_STEP,
+        };
+        (0..self.batch * self.rows).map(move |at| {
             let (t, r) = (at / self.rows, at % self.rows);
             let w = &self.weights[r * self.cols..][..self.cols];
             let x = &self.x[t * self.cols..][..self.cols];
             let exact = w.iter().zip(x).map(|(w, &x)| w * f64::from(x)).sum();
-            let int8 = w.chunks(BLOCK).zip(x.chunks(BLOCK)).map(|(w, x)| {
+            let rounding = w.chunks(BLOCK).zip(x.chunks(BLOCK)).map(|(w, x)| {
                 let step = x.iter().fold(0.0, |m, x| f64::from(x.abs()).max(m));
-                w.iter().map(|w| w.abs()).sum::<f64>() * step * HALF_STEP
+                w.iter().map(|w| w.abs()).sum::<f64>() * step * half_step
             });
             let largest = w.iter().fold(0.0, |m, w| w.abs().max(m));
             let size = x.iter().map(|x| f64::from(x.abs())).sum::<f64>();
-            (exact, int8.sum(), largest * size * F32_ROUNDING)
+            (exact, rounding.sum(), largest * size * F32_ROUNDING)
         })
     }
 }
@@ -88,8 +96,14 @@ fn shapes(ty: GgmlType) -> Vec<(usize, usize)> {
     }
 }
 
-fn compute(tier: Tier, threads: usize) -> Compute {
-    Compute::new(KernelChoice::Only(tier), threads).unwrap()
+/// Every tier with every way it rounds activations.
+fn choices() -> impl Iterator<Item = (Tier, ActivationType)> {
+    let both = |tier| ActivationType::ALL.map(|activations| (tier, activations));
+    detected_tiers().into_iter().flat_map(both).filter(|&choice| choice != (Tier::Reference, ActivationType::Int8))
+}
+
+fn compute((tier, activations): (Tier, ActivationType), threads: usize) -> Compute {
+    Compute::with_activations(KernelChoice::Only(tier), threads, activations).unwrap()
 }
 
 fn cases(batches: &[usize]) -> impl Iterator<Item = Case> {
@@ -120,15 +134,17 @@ fn dequantize_is_the_formats_definition() {
 
 #[test]
 fn every_tier_multiplies_every_format() {
-    for tier in detected_tiers() {
-        let compute = compute(tier, 2);
+    for choice @ (tier, activations) in choices() {
+        let compute = compute(choice, 2);
         for case in cases(&BATCHES) {
-            let int8 = tier != Tier::Reference && case.ty.block_len() > 1;
-            for (i, (&out, (exact, rounding, noise))) in case.run(&compute).iter().zip(case.expected()).enumerate() {
-                let bound = noise + if int8 { rounding } else { 0.0 };
+            let quantised = tier != Tier::Reference && case.ty.block_len() > 1;
+            for (i, (&out, (exact, rounding, noise))) in
+                case.run(&compute).iter().zip(case.expected(activations)).enumerate()
+            {
+                let bound = noise + if quantised { rounding } else { 0.0 };
                 assert!(
                     (f64::from(out) - exact).abs() <= bound,
-                    "{tier} {} {}x{} batch {} output {i}: {out} instead of {exact} ± {bound}",
+                    "{tier} {activations} {} {}x{} batch {} output {i}: {out} instead of {exact} ± {bound}",
                     case.ty,
                     case.rows,
                     case.cols,
@@ -142,8 +158,8 @@ fn every_tier_multiplies_every_format() {
 #[test]
 fn extreme_lanes_do_not_overflow() {
     // Every lane at either end of its range against activations at ±127: the largest intermediate sums there are.
-    for tier in detected_tiers() {
-        let compute = compute(tier, 1);
+    for choice @ (tier, activations) in choices() {
+        let compute = compute(choice, 1);
         for ty in GgmlType::ALL.into_iter().filter(|ty| ty.block_len() > 1) {
             for (byte, sign) in [(0xff, 1.0), (0xff, -1.0), (0x80, 1.0), (0x80, -1.0), (0x7f, 1.0), (0x00, -1.0)] {
                 let mut case = Case::new(ty, 3, 512, 9, 1);
@@ -153,9 +169,9 @@ fn extreme_lanes_do_not_overflow() {
                 dequantize(ty, &case.data, &mut weights).unwrap();
                 case.weights = weights.into_iter().map(f64::from).collect();
                 // Constant activations are quantised exactly.
-                for (out, (exact, _, noise)) in case.run(&compute).into_iter().zip(case.expected()) {
+                for (out, (exact, _, noise)) in case.run(&compute).into_iter().zip(case.expected(activations)) {
                     let error = (f64::from(out) - exact).abs();
-                    assert!(error <= noise, "{tier} {ty} {byte:#x} {sign}: {out} instead of {exact}");
+                    assert!(error <= noise, "{tier} {activations} {ty} {byte:#x} {sign}: {out} instead of {exact}");
                 }
             }
         }
@@ -163,20 +179,19 @@ fn extreme_lanes_do_not_overflow() {
 }
 
 #[test]
-fn int8_tiers_differ_in_summation_order_only() {
-    let scalar = compute(Tier::Scalar, 1);
-    for tier in detected_tiers() {
+fn integer_tiers_differ_in_summation_order_only() {
+    for choice @ (tier, activations) in choices() {
         if matches!(tier, Tier::Reference | Tier::Scalar) {
             continue;
         }
-        let compute = compute(tier, 1);
+        let (compute, scalar) = (compute(choice, 1), compute((Tier::Scalar, activations), 1));
         for case in cases(&[1, 5]) {
             let ours = case.run(&compute);
             let scalar = case.run(&scalar);
-            for ((ours, scalar), (_, _, noise)) in ours.iter().zip(scalar).zip(case.expected()) {
+            for ((ours, scalar), (_, _, noise)) in ours.iter().zip(scalar).zip(case.expected(activations)) {
                 assert!(
                     f64::from((ours - scalar).abs()) <= noise,
-                    "{tier} {} {}x{}: {ours} and {scalar}, ± {noise}",
+                    "{tier} {activations} {} {}x{}: {ours} and {scalar}, ± {noise}",
                     case.ty,
                     case.rows,
                     case.cols
@@ -188,11 +203,11 @@ fn int8_tiers_differ_in_summation_order_only() {
 
 #[test]
 fn a_row_does_not_depend_on_its_batch_or_on_threads() {
-    for tier in detected_tiers() {
-        let (one, three) = (compute(tier, 1), compute(tier, 3));
+    for choice @ (tier, activations) in choices() {
+        let (one, three) = (compute(choice, 1), compute(choice, 3));
         for case in cases(&[17]) {
             let batch = case.run(&one);
-            assert_eq!(batch, case.run(&three), "{tier} {}", case.ty);
+            assert_eq!(batch, case.run(&three), "{tier} {activations} {}", case.ty);
             let rows = |first: usize, count: usize| Case {
                 batch: count,
                 x: case.x[first * case.cols..(first + count) * case.cols].to_vec(),
@@ -204,11 +219,17 @@ fn a_row_does_not_depend_on_its_batch_or_on_threads() {
                 let part = rows(first, count);
                 let expected = &batch[first * case.rows..(first + count) * case.rows];
                 if count > 1 {
-                    assert_eq!(part.run(&one), expected, "{tier} {} rows {first}..+{count}", case.ty);
+                    assert_eq!(part.run(&one), expected, "{tier} {activations} {} rows {first}..+{count}", case.ty);
                 }
                 // One row alone may be summed in another order.
-                for ((alone, expected), (_, _, noise)) in part.run(&three).iter().zip(expected).zip(part.expected()) {
-                    assert!(f64::from((alone - expected).abs()) <= noise, "{tier} {}: {alone} {expected}", case.ty);
+                for ((alone, expected), (_, _, noise)) in
+                    part.run(&three).iter().zip(expected).zip(part.expected(activations))
+                {
+                    assert!(
+                        f64::from((alone - expected).abs()) <= noise,
+                        "{tier} {activations} {}: {alone} {expected}",
+                        case.ty
+                    );
                 }
             }
         }
@@ -217,8 +238,8 @@ fn a_row_does_not_depend_on_its_batch_or_on_threads() {
 
 #[test]
 fn a_group_is_its_products() {
-    for tier in detected_tiers() {
-        let compute = compute(tier, 2);
+    for choice @ (tier, activations) in choices() {
+        let compute = compute(choice, 2);
         // More products than one dispatch takes, of different formats and heights.
         let cases: Vec<Case> = (0..11).map(|i| Case::new(GgmlType::ALL[i], 5 + 40 * i, 256, 3, i as u64)).collect();
         let x = &cases[0].x;
@@ -231,15 +252,15 @@ fn a_group_is_its_products() {
         for (case, out) in cases.iter().zip(outs) {
             let mut alone = vec![f32::NAN; out.len()];
             compute.matmul(case.matrix(), &loaded, &mut alone);
-            assert_eq!(out, alone, "{tier} {}", case.ty);
+            assert_eq!(out, alone, "{tier} {activations} {}", case.ty);
         }
     }
 }
 
 #[test]
 fn scratch_serves_one_shape_after_another() {
-    for tier in detected_tiers() {
-        let compute = compute(tier, 1);
+    for choice @ (tier, activations) in choices() {
+        let compute = compute(choice, 1);
         let wide = Case::new(GgmlType::Q4_1, 4, 576, 5, 1);
         let narrow = Case::new(GgmlType::Q8_0, 4, 96, 2, 2);
         let mut x = Activations::with_capacity(&compute, 1, 32);
@@ -248,14 +269,14 @@ fn scratch_serves_one_shape_after_another() {
             assert_eq!((x.rows(), x.cols()), (case.batch, case.cols));
             let mut out = vec![f32::NAN; case.batch * case.rows];
             compute.matmul(case.matrix(), &x, &mut out);
-            assert_eq!(out, case.run(&compute), "{tier}");
+            assert_eq!(out, case.run(&compute), "{tier} {activations}");
         }
     }
 }
 
 #[test]
 fn empty_products_are_empty() {
-    let compute = compute(Tier::Scalar, 2);
+    let compute = compute((Tier::Scalar, ActivationType::Int15), 2);
     let mut x = Activations::with_capacity(&compute, 1, 32);
     x.load(&compute, 0, 32, &[]);
     let data = [0u8; 18];
@@ -268,25 +289,25 @@ fn empty_products_are_empty() {
 
 #[test]
 fn activations_that_are_not_finite_are_not_hidden() {
-    for tier in detected_tiers() {
-        let compute = compute(tier, 1);
+    for choice @ (tier, activations) in choices() {
+        let compute = compute(choice, 1);
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let mut case = Case::new(GgmlType::Q4_0, 9, 288, 2, 3);
             case.x[288 + 70] = bad;
             let out = case.run(&compute);
-            assert!(out[..9].iter().all(|v| v.is_finite()), "{tier}");
-            assert!(out[9..].iter().all(|v| !v.is_finite()), "{tier} {bad}: {out:?}");
+            assert!(out[..9].iter().all(|v| v.is_finite()), "{tier} {activations}");
+            assert!(out[9..].iter().all(|v| !v.is_finite()), "{tier} {activations} {bad}: {out:?}");
         }
         let mut tiny = Case::new(GgmlType::Q4_0, 9, 288, 1, 3);
         tiny.x.fill(1e-44);
-        assert!(tiny.run(&compute).iter().all(|v| v.abs() < 1e-30), "{tier}");
+        assert!(tiny.run(&compute).iter().all(|v| v.abs() < 1e-30), "{tier} {activations}");
     }
 }
 
 #[test]
 #[should_panic(expected = "columns of weights and activations")]
 fn mismatched_operands_are_refused() {
-    let compute = compute(Tier::Scalar, 1);
+    let compute = compute((Tier::Scalar, ActivationType::Int15), 1);
     let mut x = Activations::with_capacity(&compute, 1, 64);
     x.load(&compute, 1, 64, &[0.0; 64]);
     let data = [0u8; 18];

@@ -1,7 +1,7 @@
 //! Products with the transposed weights: every storage format on every tier, against sums in f64.
 
 use timbre::gguf::GgmlType;
-use timbre::kernels::{Activations, Matrix, Tier, TransposedScratch, detected_tiers};
+use timbre::kernels::{ActivationType, Activations, Matrix, Tier, TransposedScratch, detected_tiers};
 
 use super::blocks::Rng;
 use super::{Case, compute};
@@ -46,7 +46,7 @@ fn every_format_and_tier_matches_f64() {
                 let mut sums = vec![(0.0, 0.0); batch * cols];
                 exact(&case, &g, &mut sums);
                 for tier in detected_tiers() {
-                    let compute = compute(tier, 2);
+                    let compute = compute((tier, ActivationType::Int15), 2);
                     let mut out = vec![f32::NAN; batch * cols];
                     let scratch = TransposedScratch::new(compute.threads());
                     compute.matmul_transposed(&[(case.matrix(), &g)], &mut out, &scratch);
@@ -71,7 +71,7 @@ fn linears_that_read_the_same_rows_add_up_whatever_their_formats_and_threads() {
         let pairs: Vec<(Matrix<'_>, &[f32])> = cases.iter().zip(&gs).map(|(case, g)| (case.matrix(), &**g)).collect();
         for tier in detected_tiers() {
             let run = |threads| {
-                let compute = compute(tier, threads);
+                let compute = compute((tier, ActivationType::Int15), threads);
                 let mut out = vec![f32::NAN; 11 * cols];
                 compute.matmul_transposed(&pairs, &mut out, &TransposedScratch::new(threads));
                 out
@@ -88,7 +88,7 @@ fn linears_that_read_the_same_rows_add_up_whatever_their_formats_and_threads() {
 #[test]
 fn a_row_does_not_depend_on_the_others() {
     for tier in detected_tiers() {
-        let compute = compute(tier, 2);
+        let compute = compute((tier, ActivationType::Int15), 2);
         let scratch = TransposedScratch::new(2);
         let case = Case::new(GgmlType::Q4_1, 600, 96, 1, 5);
         let g = gradients(17, 600, 3);
@@ -109,7 +109,7 @@ fn it_is_the_adjoint_of_the_product() {
         let case = Case::new(ty, rows, cols, 1, 11);
         let g = gradients(1, rows, 12);
         // The reference product rounds nothing but its sums.
-        let compute = compute(Tier::Reference, 2);
+        let compute = compute((Tier::Reference, ActivationType::Int15), 2);
         let mut x = Activations::with_capacity(&compute, 1, cols);
         x.load(&compute, 1, cols, &case.x);
         let (mut forward, mut backward) = (vec![0.0; rows], vec![0.0; cols]);
@@ -126,7 +126,7 @@ fn it_is_the_adjoint_of_the_product() {
 
 #[test]
 fn nothing_in_is_nothing_out() {
-    let compute = compute(Tier::Reference, 1);
+    let compute = compute((Tier::Reference, ActivationType::Int15), 1);
     let scratch = TransposedScratch::new(1);
     let mut out = [1.0; 4];
     compute.matmul_transposed(&[], &mut out, &scratch);

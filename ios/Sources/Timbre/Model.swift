@@ -119,16 +119,43 @@ public struct ModelOptions: Sendable, Hashable {
         case automatic
     }
 
+    /// How the CPU rounds activations before they meet quantised weights.
+    public enum Activations: Sendable, Hashable {
+        /// To 15 bits: results next to those of floating-point arithmetic.
+        case int15
+        /// To 8 bits, as other runtimes do: faster, above all in reading prompts, and less exact.
+        case int8
+
+        init(_ native: TimbreNative.Activations) {
+            switch native {
+            case .int15: self = .int15
+            case .int8: self = .int8
+            }
+        }
+
+        var native: TimbreNative.Activations {
+            switch self {
+            case .int15: .int15
+            case .int8: .int8
+            }
+        }
+    }
+
     /// Threads; `nil` for one a fast core.
     public var threads: Int?
+    /// How the CPU rounds activations.
+    public var activations: Activations
     /// Where it runs.
     public var backend: Backend
     /// Whether the file is read once now, so that the first reply does not wait for storage.
     public var warmUp: Bool
 
     /// Options, each with its default.
-    public init(threads: Int? = nil, backend: Backend = .cpu, warmUp: Bool = false) {
+    public init(
+        threads: Int? = nil, activations: Activations = .int15, backend: Backend = .cpu, warmUp: Bool = false
+    ) {
         self.threads = threads
+        self.activations = activations
         self.backend = backend
         self.warmUp = warmUp
     }
@@ -154,7 +181,8 @@ public struct ModelOptions: Sendable, Hashable {
                 case .automatic: .auto
                 }
             return TimbreNative.ModelOptions(
-                threads: try (threads ?? Self.fastCores)?.checked("threads", atLeast: 1), kernels: .auto, backend: backend, warmUp: warmUp)
+                threads: try (threads ?? Self.fastCores)?.checked("threads", atLeast: 1), kernels: .auto,
+                activations: activations.native, backend: backend, warmUp: warmUp)
         }
     }
 }
@@ -183,6 +211,8 @@ public struct ModelInfo: Sendable, Hashable {
     public let supportsChat: Bool
     /// Name of the kernels that run it.
     public let kernels: String
+    /// How the CPU rounds activations.
+    public let activations: ModelOptions.Activations
     /// Threads that run it.
     public let threads: Int
 
@@ -198,6 +228,7 @@ public struct ModelInfo: Sendable, Hashable {
         contextSize = Int(info.context)
         supportsChat = info.chat
         kernels = info.kernels
+        activations = ModelOptions.Activations(info.activations)
         threads = Int(info.threads)
     }
 }

@@ -184,6 +184,9 @@ final class ErrorTests: XCTestCase {
         }
         let automatic = try await Model(contentsOf: Fixtures.smolLM2, options: ModelOptions(backend: .automatic))
         XCTAssertEqual(automatic.info.architecture, "llama")
+        XCTAssertEqual(automatic.info.activations, .int15)
+        let coarse = try await Model(contentsOf: Fixtures.smolLM2, options: ModelOptions(activations: .int8))
+        XCTAssertEqual(coarse.info.activations, .int8)
     }
 
     func testCancellingTheOpening() async throws {

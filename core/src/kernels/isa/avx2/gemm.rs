@@ -99,12 +99,7 @@ impl Unit for Words {
 
     #[inline]
     #[target_feature(enable = "avx2")]
-    unsafe fn dots<const T: usize>(
-        lanes: *const u8,
-        x: *const i32,
-        row: usize,
-        units: usize,
-    ) -> Tile<__m256i, T> {
+    unsafe fn dots<const T: usize>(lanes: *const u8, x: *const i32, row: usize, units: usize) -> Tile<__m256i, T> {
         let mut dots = [[_mm256_setzero_si256(); HALVES]; T];
         for unit in 0..units {
             // SAFETY: the caller promises the units.
@@ -134,12 +129,7 @@ impl<const PARTS: usize> Unit for Bytes<PARTS> {
 
     #[inline]
     #[target_feature(enable = "avx2")]
-    unsafe fn dots<const T: usize>(
-        lanes: *const u8,
-        x: *const i32,
-        row: usize,
-        units: usize,
-    ) -> Tile<__m256i, T> {
+    unsafe fn dots<const T: usize>(lanes: *const u8, x: *const i32, row: usize, units: usize) -> Tile<__m256i, T> {
         let mut dots = [[_mm256_setzero_si256(); HALVES]; T];
         for part in 0..PARTS {
             let mut short = [[_mm256_setzero_si256(); HALVES]; T];

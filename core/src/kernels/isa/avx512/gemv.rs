@@ -20,7 +20,12 @@ const TOGETHER: usize = 2;
 
 /// See [`PanelFn`](crate::kernels::isa::PanelFn). Without `FINE` the fine plane is zero and not looked at.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-pub unsafe fn panel<F: Unpack, const FINE: bool>(data: &[u8], row_bytes: usize, x: &[Row<'_>; 1], out: &mut [[f32; 1]]) {
+pub unsafe fn panel<F: Unpack, const FINE: bool>(
+    data: &[u8],
+    row_bytes: usize,
+    x: &[Row<'_>; 1],
+    out: &mut [[f32; 1]],
+) {
     let [x] = x;
     let mut rows = data.chunks_exact(TOGETHER * row_bytes);
     let (outs, rest) = out.as_chunks_mut::<TOGETHER>();

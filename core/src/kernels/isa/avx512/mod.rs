@@ -35,8 +35,7 @@ fn coarse_plane<F: Unpack>() -> Kernel {
 }
 
 fn quantised<F: Unpack, const FINE: bool>() -> Kernel {
-    let batch =
-        Batched::Panel { unpack: gemm::unpack::<F>, multiply: gemm::multiply_for::<F, FINE>(), columns: CHUNK };
+    let batch = Batched::Panel { unpack: gemm::unpack::<F>, multiply: gemm::multiply_for::<F, FINE>(), columns: CHUNK };
     Kernel { form: Form::Int8, one: gemv::panel::<F, FINE>, batch }
 }
 

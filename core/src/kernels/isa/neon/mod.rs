@@ -77,7 +77,7 @@ mod tests {
     use super::*;
     use crate::gguf::GgmlType;
     use crate::kernels::panel::{Panel, Target};
-    use crate::kernels::{Activations, Compute, KernelChoice, Tier, dequantize};
+    use crate::kernels::{ActivationType, Activations, Compute, KernelChoice, Tier, dequantize};
 
     /// The products of the panel, which starts at column `start` of its rows, with every activation row.
     fn repacked(kernel: &Kernel, data: &[u8], ty: GgmlType, (rows, cols): (usize, usize), x: &Activations) -> Vec<f32> {
@@ -109,43 +109,47 @@ mod tests {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             (state >> 16) as u8
         };
-        let compute = Compute::new(KernelChoice::Only(Tier::Neon), 1).unwrap();
-        for ty in GgmlType::ALL.into_iter().filter(|ty| ty.block_len() > 1) {
-            for (rows, batch) in [(1, 1), (3, 2), (16, 3), (17, 5), (32, 7), (31, 8)] {
-                let row_bytes = ty.row_bytes(COLS).unwrap();
-                let data: Vec<u8> = (0..rows * row_bytes).map(|_| random() & 0x3f).collect();
-                let values: Vec<f32> = (0..batch * COLS).map(|_| f32::from(random()) - 100.0).collect();
-                let mut weights = vec![0.0; rows * COLS];
-                dequantize(ty, &data, &mut weights).unwrap();
-                let mut x = Activations::with_capacity(&compute, 0, 0);
-                x.load(&compute, batch, COLS, &values);
-                let mut kernels = vec![("widening", by_type!(ty, with_widening, plain)(true))];
-                if is_aarch64_feature_detected!("dotprod") {
-                    kernels.push(("sdot", by_type!(ty, with_sdot, plain)(true)));
-                }
-                if is_aarch64_feature_detected!("i8mm") {
-                    kernels.push(("smmla", by_type!(ty, with_smmla, plain)(true)));
-                }
-                for (name, kernel) in kernels {
-                    let many = matches!(kernel.batch, Batched::Panel { .. })
-                        .then(|| repacked(&kernel, &data, ty, (rows, COLS), &x));
-                    for t in 0..batch {
-                        let row = x.row(t);
-                        let mut one = vec![[f32::NAN]; rows];
-                        // SAFETY: a kernel that this CPU runs, whole rows of its type, and a row of as many columns.
-                        unsafe { (kernel.one)(&data, row_bytes, &[row], &mut one) };
-                        for r in 0..rows {
-                            let products = weights[r * COLS..][..COLS].iter().zip(row.lanes.iter().zip(row.fine));
-                            let products = products.enumerate().map(|(i, (&w, (&coarse, &fine)))| {
-                                let steps = 128.0 * f64::from(coarse) + f64::from(fine);
-                                f64::from(w) * steps * f64::from(row.scales[i / 16])
-                            });
-                            let (exact, size) = products.fold((0.0, 0.0), |(s, a), p| (s + p, a + f64::abs(p)));
-                            let close = |out: f32| (f64::from(out) - exact).abs() <= size * 4e-6;
-                            let (one, many) = (one[r][0], many.as_ref().map(|many| many[t * rows + r]));
-                            let case = format!("{name} {ty} weight row {r} of {rows}, row {t} of {batch}");
-                            assert!(close(one), "{case}: {one} instead of {exact}");
-                            assert!(many.is_none_or(close), "{case}: {many:?} instead of {exact}");
+        for activations in ActivationType::ALL {
+            let compute = Compute::with_activations(KernelChoice::Only(Tier::Neon), 1, activations).unwrap();
+            for ty in GgmlType::ALL.into_iter().filter(|ty| ty.block_len() > 1) {
+                for (rows, batch) in [(1, 1), (3, 2), (16, 3), (17, 5), (32, 7), (31, 8)] {
+                    let row_bytes = ty.row_bytes(COLS).unwrap();
+                    let data: Vec<u8> = (0..rows * row_bytes).map(|_| random() & 0x3f).collect();
+                    let values: Vec<f32> = (0..batch * COLS).map(|_| f32::from(random()) - 100.0).collect();
+                    let mut weights = vec![0.0; rows * COLS];
+                    dequantize(ty, &data, &mut weights).unwrap();
+                    let mut x = Activations::with_capacity(&compute, 0, 0);
+                    x.load(&compute, batch, COLS, &values);
+                    let fine = activations == ActivationType::Int15;
+                    let mut kernels = vec![("widening", by_type!(ty, with_widening, plain)(fine))];
+                    if is_aarch64_feature_detected!("dotprod") {
+                        kernels.push(("sdot", by_type!(ty, with_sdot, plain)(fine)));
+                    }
+                    if is_aarch64_feature_detected!("i8mm") {
+                        kernels.push(("smmla", by_type!(ty, with_smmla, plain)(fine)));
+                    }
+                    for (name, kernel) in kernels {
+                        let many = matches!(kernel.batch, Batched::Panel { .. })
+                            .then(|| repacked(&kernel, &data, ty, (rows, COLS), &x));
+                        for t in 0..batch {
+                            let row = x.row(t);
+                            let mut one = vec![[f32::NAN]; rows];
+                            // SAFETY: a kernel that this CPU runs, whole rows of its type, and a row of as many columns.
+                            unsafe { (kernel.one)(&data, row_bytes, &[row], &mut one) };
+                            for r in 0..rows {
+                                let products = weights[r * COLS..][..COLS].iter().zip(row.lanes.iter().zip(row.fine));
+                                let products = products.enumerate().map(|(i, (&w, (&coarse, &fine)))| {
+                                    let steps = 128.0 * f64::from(coarse) + f64::from(fine);
+                                    f64::from(w) * steps * f64::from(row.scales[i / 16])
+                                });
+                                let (exact, size) = products.fold((0.0, 0.0), |(s, a), p| (s + p, a + f64::abs(p)));
+                                let close = |out: f32| (f64::from(out) - exact).abs() <= size * 4e-6;
+                                let (one, many) = (one[r][0], many.as_ref().map(|many| many[t * rows + r]));
+                                let case =
+                                    format!("{name} {activations} {ty} weight row {r} of {rows}, row {t} of {batch}");
+                                assert!(close(one), "{case}: {one} instead of {exact}");
+                                assert!(many.is_none_or(close), "{case}: {many:?} instead of {exact}");
+                            }
                         }
                     }
                 }

@@ -121,6 +121,7 @@ public class Model private constructor(native: NativeModel) : AutoCloseable {
  * @property context tokens of context it was trained for
  * @property chat whether it has a chat template, without which it holds no conversation
  * @property kernels name of the kernels that run it
+ * @property activations how the processor rounds activations
  * @property threads threads that run it
  */
 public data class ModelInfo(
@@ -135,6 +136,7 @@ public data class ModelInfo(
     val context: Int,
     val chat: Boolean,
     val kernels: String,
+    val activations: Activations,
     val threads: Int,
 )
 

@@ -24,6 +24,15 @@ public enum class Kernels {
     NEON,
 }
 
+/** How the processor rounds activations before they meet quantised weights. */
+public enum class Activations {
+    /** To 15 bits: results next to those of floating-point arithmetic. */
+    INT15,
+
+    /** To 8 bits, as other runtimes do: faster, above all in reading prompts, and less exact. */
+    INT8,
+}
+
 /** Where a model runs. */
 public enum class Backend {
     /** The processor. */
@@ -50,12 +59,14 @@ public enum class KvPrecision {
  *
  * @property threads threads that compute; `null` for one for each fast core, which is best on nearly every phone
  * @property kernels which kernels
+ * @property activations how the processor rounds activations
  * @property backend where it runs
  * @property warmUp whether the whole file is read while opening, so that the first reply does not wait for storage
  */
 public data class ModelOptions(
     val threads: Int? = null,
     val kernels: Kernels = Kernels.AUTO,
+    val activations: Activations = Activations.INT15,
     val backend: Backend = Backend.CPU,
     val warmUp: Boolean = false,
 )

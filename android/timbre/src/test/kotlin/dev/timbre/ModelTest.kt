@@ -152,6 +152,17 @@ class ModelTest {
     }
 
     @Test
+    fun `activations are rounded as asked`() = runBlocking {
+        assertEquals(Activations.INT15, model.info.activations)
+        Model.open(smol, ModelOptions(activations = Activations.INT8)).use { own ->
+            assertEquals(Activations.INT8, own.info.activations)
+            own.session(SessionOptions(context = 64)).use { session ->
+                assertTrue(session.respond("Hi", short(2)).text.isNotEmpty())
+            }
+        }
+    }
+
+    @Test
     fun `a GPU is used or its absence has a reason`() = runBlocking {
         try {
             Model.open(smol, ModelOptions(backend = Backend.GPU)).use { own ->

@@ -59,6 +59,7 @@ internal fun ModelOptions.toNative() =
             Kernels.AVX512 -> dev.timbre.ffi.Kernels.AVX512
             Kernels.NEON -> dev.timbre.ffi.Kernels.NEON
         },
+        activations = activations.toNative(),
         backend = when (backend) {
             Backend.CPU -> dev.timbre.ffi.Backend.CPU
             Backend.GPU -> dev.timbre.ffi.Backend.GPU
@@ -66,6 +67,16 @@ internal fun ModelOptions.toNative() =
         },
         warmUp = warmUp,
     )
+
+internal fun Activations.toNative() = when (this) {
+    Activations.INT15 -> dev.timbre.ffi.Activations.INT15
+    Activations.INT8 -> dev.timbre.ffi.Activations.INT8
+}
+
+internal fun dev.timbre.ffi.Activations.public() = when (this) {
+    dev.timbre.ffi.Activations.INT15 -> Activations.INT15
+    dev.timbre.ffi.Activations.INT8 -> Activations.INT8
+}
 
 internal fun KvPrecision.toNative() = when (this) {
     KvPrecision.F16 -> dev.timbre.ffi.KvPrecision.F16
@@ -170,6 +181,7 @@ internal fun dev.timbre.ffi.ModelInfo.public() =
         context = context.toInt(),
         chat = chat,
         kernels = kernels,
+        activations = activations.public(),
         threads = threads.toInt(),
     )
 
