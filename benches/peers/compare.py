@@ -10,8 +10,8 @@ need `-C target-cpu` at compile time and are therefore not what is measured.
 Each repetition starts every contender of every section in a fresh process, one after the other, so that a machine whose speed
 drifts drifts for all of them. The sections:
 
-    threads 2    as many threads as phones have fast cores; Timbre with no adapter, with one on q and v, and with one on all
-                 seven linear kinds of every layer (n = 1000); candle once
+    threads 2    as many threads as phones have fast cores; Timbre with no adapter, with one on q and v, with one on all
+                 seven linear kinds of every layer (n = 1000), and with activations as coarse as llama.cpp's; candle once
     threads 1    the same on one thread, without candle
     neighbour    two threads while another process burns one core
     memory       a prompt as long as the context (--ctx, 2048 tokens), so that every page of the KV cache has been written, with
@@ -65,8 +65,9 @@ def neighbour(burning):
             burner.kill()
 
 
-def timbre(model, p, g, t, adapter=None, kv="f16"):
+def timbre(model, p, g, t, adapter=None, kv="f16", activations="int15"):
     command = [BUILT / "timbre", "bench", "--model", model, "-p", p, "-g", g, "-t", t, "-r", 1, "--kv", kv, "--json"]
+    command += ["--backend", "cpu", "--activations", activations]
     if adapter:
         command += ["--adapter", adapter]
     out = run(command)
@@ -113,6 +114,7 @@ def contenders(args):
             "timbre": lambda: timbre(*short, t),
             "timbre + adapter": lambda: timbre(*short, t, qv),
             "timbre + adapter on all": lambda: timbre(*short, t, every),
+            "timbre int8 + adapter": lambda: timbre(*short, t, qv, activations="int8"),
         }
 
     memory = {"llama.cpp": lambda: llama(*long, 2), "llama.cpp q8_0": lambda: llama(*long, 2, "q8_0")}

@@ -89,6 +89,6 @@ mod tests {
                 assert_eq!(aligned.iter().sum::<f32>(), len as f32);
             }
         }
-        assert!(Aligned::zeroed(usize::MAX).is_none() && Aligned::zeroed(usize::MAX / 8).is_none());
+        assert!(Aligned::<f32>::zeroed(usize::MAX).is_none() && Aligned::<i8>::zeroed(usize::MAX / 8).is_none());
     }
 }

@@ -3316,6 +3316,10 @@ public struct ModelInfo: Equatable, Hashable {
      */
     public let kernels: String
     /**
+     * How the CPU rounds what meets quantised weights.
+     */
+    public let activations: Activations
+    /**
      * Threads that run it.
      */
     public let threads: UInt32
@@ -3357,6 +3361,9 @@ public struct ModelInfo: Equatable, Hashable {
          * Name of the kernels that run it.
          */kernels: String, 
         /**
+         * How the CPU rounds what meets quantised weights.
+         */activations: Activations, 
+        /**
          * Threads that run it.
          */threads: UInt32) {
         self.name = name
@@ -3370,6 +3377,7 @@ public struct ModelInfo: Equatable, Hashable {
         self.context = context
         self.chat = chat
         self.kernels = kernels
+        self.activations = activations
         self.threads = threads
     }
 
@@ -3400,6 +3408,7 @@ public struct FfiConverterTypeModelInfo: FfiConverterRustBuffer {
                 context: FfiConverterUInt32.read(from: &buf), 
                 chat: FfiConverterBool.read(from: &buf), 
                 kernels: FfiConverterString.read(from: &buf), 
+                activations: FfiConverterTypeActivations.read(from: &buf), 
                 threads: FfiConverterUInt32.read(from: &buf)
         )
     }
@@ -3416,6 +3425,7 @@ public struct FfiConverterTypeModelInfo: FfiConverterRustBuffer {
         FfiConverterUInt32.write(value.context, into: &buf)
         FfiConverterBool.write(value.chat, into: &buf)
         FfiConverterString.write(value.kernels, into: &buf)
+        FfiConverterTypeActivations.write(value.activations, into: &buf)
         FfiConverterUInt32.write(value.threads, into: &buf)
     }
 }
@@ -3449,6 +3459,10 @@ public struct ModelOptions: Equatable, Hashable {
      */
     public let kernels: Kernels
     /**
+     * How the CPU rounds what meets quantised weights.
+     */
+    public let activations: Activations
+    /**
      * Where it runs.
      */
     public let backend: Backend
@@ -3467,6 +3481,9 @@ public struct ModelOptions: Equatable, Hashable {
          * Which kernels.
          */kernels: Kernels, 
         /**
+         * How the CPU rounds what meets quantised weights.
+         */activations: Activations, 
+        /**
          * Where it runs.
          */backend: Backend, 
         /**
@@ -3474,6 +3491,7 @@ public struct ModelOptions: Equatable, Hashable {
          */warmUp: Bool = false) {
         self.threads = threads
         self.kernels = kernels
+        self.activations = activations
         self.backend = backend
         self.warmUp = warmUp
     }
@@ -3496,6 +3514,7 @@ public struct FfiConverterTypeModelOptions: FfiConverterRustBuffer {
             try ModelOptions(
                 threads: FfiConverterOptionUInt32.read(from: &buf), 
                 kernels: FfiConverterTypeKernels.read(from: &buf), 
+                activations: FfiConverterTypeActivations.read(from: &buf), 
                 backend: FfiConverterTypeBackend.read(from: &buf), 
                 warmUp: FfiConverterBool.read(from: &buf)
         )
@@ -3504,6 +3523,7 @@ public struct FfiConverterTypeModelOptions: FfiConverterRustBuffer {
     public static func write(_ value: ModelOptions, into buf: inout [UInt8]) {
         FfiConverterOptionUInt32.write(value.threads, into: &buf)
         FfiConverterTypeKernels.write(value.kernels, into: &buf)
+        FfiConverterTypeActivations.write(value.activations, into: &buf)
         FfiConverterTypeBackend.write(value.backend, into: &buf)
         FfiConverterBool.write(value.warmUp, into: &buf)
     }
@@ -4080,6 +4100,81 @@ public func FfiConverterTypeWeightedAdapter_lift(_ buf: RustBuffer) throws -> We
 public func FfiConverterTypeWeightedAdapter_lower(_ value: WeightedAdapter) -> RustBuffer {
     return FfiConverterTypeWeightedAdapter.lower(value)
 }
+
+
+/**
+ * How the CPU rounds what meets quantised weights.
+ */
+
+public enum Activations: Equatable, Hashable {
+    
+    /**
+     * To 15 bits: next to f32.
+     */
+    case int15
+    /**
+     * To 8 bits, as other runtimes do: faster, and logits that are off by some tenths.
+     */
+    case int8
+
+
+
+
+
+}
+
+#if compiler(>=6)
+extension Activations: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeActivations: FfiConverterRustBuffer {
+    typealias SwiftType = Activations
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> Activations {
+        let variant: Int32 = try readInt(&buf)
+        switch variant {
+        
+        case 1: return .int15
+        
+        case 2: return .int8
+        
+        default: throw UniffiInternalError.unexpectedEnumCase
+        }
+    }
+
+    public static func write(_ value: Activations, into buf: inout [UInt8]) {
+        switch value {
+        
+        
+        case .int15:
+            writeInt(&buf, Int32(1))
+        
+        
+        case .int8:
+            writeInt(&buf, Int32(2))
+        
+        }
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeActivations_lift(_ buf: RustBuffer) throws -> Activations {
+    return try FfiConverterTypeActivations.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeActivations_lower(_ value: Activations) -> RustBuffer {
+    return FfiConverterTypeActivations.lower(value)
+}
+
 
 
 /**
