@@ -1,5 +1,6 @@
 package dev.timbre.internal
 
+import dev.timbre.Activations
 import dev.timbre.AdapterInfo
 import dev.timbre.AdapterKind
 import dev.timbre.Backend
