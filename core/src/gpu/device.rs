@@ -16,8 +16,10 @@ use super::verdict::Verdicts;
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Optional features, used where the device has them and never required.
-const OPTIONAL: wgpu::Features =
-    wgpu::Features::SHADER_F16.union(wgpu::Features::SUBGROUP).union(wgpu::Features::TIMESTAMP_QUERY);
+const OPTIONAL: wgpu::Features = wgpu::Features::SHADER_F16
+    .union(wgpu::Features::SUBGROUP)
+    .union(wgpu::Features::TIMESTAMP_QUERY)
+    .union(wgpu::Features::PIPELINE_CACHE);
 
 /// Which adapter to open.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -1,9 +1,10 @@
 //! Kernels: shader files compiled once, their entry points specialised by constants, and their arguments.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::buffers::Binding;
+use super::cache::Cache;
 use super::device::Refusal;
 use super::{Gpu, GpuError};
 
@@ -141,6 +142,8 @@ pub(super) struct Pipelines {
     kernels: Mutex<HashMap<Key, Kernel>>,
     /// Of group 1.
     params: wgpu::BindGroupLayout,
+    /// Opened before the first kernel is compiled.
+    pub(super) cache: OnceLock<Option<Cache>>,
 }
 
 impl Pipelines {
@@ -158,7 +161,7 @@ impl Pipelines {
                 count: None,
             }],
         });
-        Self { modules: Mutex::default(), kernels: Mutex::default(), params }
+        Self { modules: Mutex::default(), kernels: Mutex::default(), params, cache: OnceLock::new() }
     }
 
     pub(super) fn params_layout(&self) -> &wgpu::BindGroupLayout {
@@ -219,6 +222,7 @@ impl Gpu {
         };
         let entries: Vec<_> = (0..).zip(spec.access).map(entry).collect();
         let device = self.device();
+        let cache = self.cache();
         let make = || {
             let layout =
                 device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: None, entries: &entries });
@@ -238,12 +242,15 @@ impl Gpu {
                     // Every kernel here writes its workgroup memory before it reads it.
                     zero_initialize_workgroup_memory: false,
                 },
-                cache: None,
+                cache: cache.map(Cache::raw),
             });
             (pipeline, layout)
         };
         let (pipeline, layout) =
             self.scoped(make, |refusal| GpuError::Shader { kernel: name.clone(), reason: refusal.text() })?;
+        if let Some(cache) = cache {
+            cache.grow();
+        }
         let compiled = Compiled { name, pipeline, layout, arguments: spec.access.len(), params: spec.params };
         Ok(Kernel { inner: Arc::new(compiled) })
     }

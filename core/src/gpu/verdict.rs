@@ -43,8 +43,9 @@ pub enum Verdict {
 /// Where devices that are opened from now on keep their verdicts.
 static FILE: Mutex<Option<PathBuf>> = Mutex::new(None);
 
-/// Keeps the verdicts of every device that is opened from now on in `file`, and believes those in it. An app calls it once, with
-/// a place in its cache folder. Without it each process finds verdicts out anew.
+/// Keeps the verdicts of every device that is opened from now on in `file`, and believes those in it; beside it are compiled
+/// kernels, where the driver lets go of them. An app calls it once, with a place in its cache folder. Without it each process
+/// finds verdicts out, and compiles kernels, anew.
 pub fn keep_verdicts_in(file: impl Into<PathBuf>) {
     *FILE.lock().unwrap_or_else(PoisonError::into_inner) = Some(file.into());
 }
@@ -95,9 +96,15 @@ impl Entry {
 }
 
 impl Gpu {
-    /// Keeps this device's verdicts in `file` from now on, and believes those in it.
+    /// Keeps this device's verdicts in `file` from now on, and believes those in it. Compiled kernels are kept beside the file that
+    /// this was called with before the first of them.
     pub fn remember_verdicts(&self, file: impl Into<PathBuf>) {
         *self.verdicts.file.lock().unwrap_or_else(PoisonError::into_inner) = Some(file.into());
+    }
+
+    /// Where verdicts are kept.
+    pub(super) fn verdicts_file(&self) -> Option<PathBuf> {
+        self.verdicts.file.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The verdict on a kernel: a known one, or that of a trial now.
@@ -116,7 +123,7 @@ impl Gpu {
         if let Some(verdict) = known().get(&key) {
             return Ok(verdict.clone());
         }
-        let path = self.verdicts.file.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let path = self.verdicts_file();
         // Held until the verdict is in the file.
         let _file = path.as_deref().and_then(|path| lock(path).ok());
         let kept = path.as_deref().and_then(|path| read(path).verdicts.into_iter().find(|kept| kept.same(&entry)));
