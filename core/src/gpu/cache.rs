@@ -81,9 +81,9 @@ impl Gpu {
         self.pipelines.cache.get_or_init(|| self.open_cache()).as_ref()
     }
 
-    /// Bytes of compiled kernels that an earlier process left and this one uses.
-    pub fn kernel_bytes_found(&self) -> usize {
-        self.cache().map_or(0, |cache| cache.found)
+    /// Bytes of compiled kernels that an earlier process left and this one uses; `None` where none are kept.
+    pub fn kernel_bytes_found(&self) -> Option<usize> {
+        self.cache().map(|cache| cache.found)
     }
 
     /// Keeps what was compiled since the last time. Called once a set of kernels is complete; a failure costs only time, later.
