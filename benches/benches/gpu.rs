@@ -26,6 +26,7 @@ const FILL: Shader = Shader {
             for (var i = id.x; i < arrayLength(&out); i += groups.x * 256u) { out[i] = vec4f(f32(i)); }
         }
     ",
+    reduces: false,
 };
 
 fn device() -> Option<Arc<Gpu>> {

@@ -22,11 +22,16 @@
 //! Beside them: [`memory`] (what the process holds, anonymous and file-backed), [`durable`] (files that appear whole or
 //! not at all) and [`params`] (how many parameters an adapter takes).
 
+// Where it is needed, a room or a block says so.
+#![deny(unsafe_code)]
+
 pub mod adapter;
 pub mod durable;
+#[allow(unsafe_code)]
 pub mod gguf;
 #[cfg(feature = "gpu")]
 pub mod gpu;
+#[allow(unsafe_code)]
 pub mod kernels;
 pub mod memory;
 pub mod merge;

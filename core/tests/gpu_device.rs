@@ -22,6 +22,7 @@ const SCALE: Shader = Shader {
             if (id.x < arrayLength(&source)) { sink[id.x] = source[id.x] * params.factor + offset; }
         }
     ",
+    reduces: false,
 };
 
 fn scale(gpu: &Gpu, offset: f64) -> Result<Kernel, GpuError> {
@@ -114,7 +115,8 @@ fn uploads_of_any_length_arrive() {
 #[test]
 fn what_the_device_refuses_is_an_error_and_not_a_panic() {
     let Some(gpu) = gpu() else { return };
-    let broken = Shader { name: "broken", wgsl: "@compute @workgroup_size(1) fn main() { let x: u32 = 1.0; }" };
+    let broken =
+        Shader { name: "broken", wgsl: "@compute @workgroup_size(1) fn main() { let x: u32 = 1.0; }", reduces: false };
     let spec = KernelSpec { shader: broken, entry: "main", access: &[], params: false, constants: &[] };
     assert!(matches!(gpu.kernel(&spec), Err(GpuError::Shader { .. })));
     let spec = KernelSpec { shader: SCALE, entry: "nowhere", access: &[], params: true, constants: &[] };

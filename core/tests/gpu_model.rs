@@ -8,11 +8,12 @@ mod model_support;
 
 use std::sync::Arc;
 
-use gpu_support::gpu;
+use gpu_support::{both, gpu};
 use model_support::{HEADS, KV_HEADS, LAYERS, Tiny, VOCAB, Value, noise};
 use timbre::gguf::GgmlType;
 use timbre::gpu::{GpuChoice, GpuError};
-use timbre::model::{Backend, KvType, Model, ModelError};
+use timbre::model::gpu::{GpuModel, GpuPass, GpuState, Suspension};
+use timbre::model::{ActiveAdapters, Backend, KvType, Model, ModelError, Wanted};
 use timbre::session::{CancelHandle, Session, SessionError, SessionOptions};
 
 /// f32 sums in another order through two layers; logits are of order 1.
@@ -116,6 +117,32 @@ fn logits_of_every_storage_type_are_the_cpus() {
             close(&all_logits(&mut on_gpu, &tokens), &want, TOLERANCE, &label);
             assert_eq!(on_gpu.backend(), Backend::Gpu);
             assert!(on_gpu.fallback().is_none());
+        }
+    }
+}
+
+/// Devices that have none of the optional features run other kernels.
+#[test]
+fn logits_are_the_cpus_without_the_optional_features() {
+    let tokens = text();
+    for tiny in Tiny::both() {
+        let architecture = tiny.architecture;
+        let model = uniform(tiny, GgmlType::Q4K).open().unwrap();
+        let want = all_logits(&mut session(&model, Backend::Cpu, KvType::F32, 64), &tokens);
+        for gpu in both() {
+            let (gguf, decoder) = (model.gguf(), model.decoder());
+            let weights = GpuModel::upload(&gpu, gguf, decoder, Arc::new(Suspension::default())).unwrap();
+            let mut state = GpuState::new(Arc::new(weights), decoder, KvType::F32, 64, 17).unwrap();
+            let (adapters, mut logits) = (ActiveAdapters::none(), vec![0.0; VOCAB]);
+            let mut pass = GpuPass { gguf, decoder, adapters: &adapters, logits: &mut logits };
+            let (prompt, rest) = tokens.split_at(30);
+            let mut rows = Vec::new();
+            state.forward(&mut pass, prompt, Wanted::All(&mut |_, logits| rows.push(logits.to_vec()))).unwrap();
+            for token in rest {
+                state.forward(&mut pass, &[*token], Wanted::Last).unwrap();
+                rows.push(pass.logits.to_vec());
+            }
+            close(&rows, &want, TOLERANCE, &format!("{architecture}, subgroups of {:?}", gpu.info().subgroup));
         }
     }
 }

@@ -6,7 +6,7 @@ mod gpu_support;
 
 use std::sync::Arc;
 
-use gpu_support::gpu;
+use gpu_support::{both, gpu};
 use half::f16;
 use timbre::adapter::{Delta, FourierDelta, LoraDelta, LoraScale, dense_on_gpu};
 use timbre::gpu::{Forward, Gpu, GpuError, Inverse, Positions, Precision, Product, Reconstruct, Recorder};
@@ -266,39 +266,41 @@ fn a_rows_result_does_not_depend_on_its_neighbours() {
 
 #[test]
 fn dense_products_are_exact_to_rounding_in_every_shape() {
-    let Some(gpu) = gpu() else { return };
-    for (d1, d2) in [(1, 1), (5, 3), (64, 64), (65, 130), (192, 576), (70, 8), (8, 70), (33, 77)] {
-        for (rows, adds) in [(1, true), (3, false), (8, true), (9, true), (65, false), (130, true)] {
-            for precision in [Precision::F32, Precision::F16] {
-                let w: Vec<f32> = numbers(d1 * d2, 1).iter().map(|v| f16::from_f32(*v).to_f32()).collect();
-                let (x, before) = (numbers(rows * d2, 2), numbers(rows * d1, 3));
-                let raw: Vec<u8> = match precision {
-                    Precision::F32 => bytemuck::cast_slice(&w).to_vec(),
-                    Precision::F16 => w.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
-                };
-                let order = reversed(d1);
-                let [w_, x_, order_, y_] = [
-                    gpu.upload("w", &raw).unwrap(),
-                    gpu.upload("x", &x).unwrap(),
-                    gpu.upload("order", &order).unwrap(),
-                    gpu.upload("y", &before).unwrap(),
-                ];
-                let product = Product::new(&gpu, d1, d2, precision, adds).unwrap();
-                let bound = product.bind(&gpu, w_.all(), x_.all(), order_.all(), y_.all()).unwrap();
-                let mut recorder = Recorder::new(&gpu);
-                product.run(&mut recorder, &bound, rows);
-                recorder.submit().unwrap();
-                let mut y = vec![0.0f32; rows * d1];
-                gpu.read(&y_, 0, &mut y).unwrap();
-                let mut expected: Vec<f64> = before.iter().map(|v| if adds { f64::from(*v) } else { 0.0 }).collect();
-                for (x, y) in x.chunks(d2).zip(expected.chunks_mut(d1)) {
-                    for (p, w) in w.chunks(d2).enumerate() {
-                        let sum: f64 = w.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
-                        y[order[p] as usize] += sum;
+    for gpu in both() {
+        for (d1, d2) in [(1, 1), (5, 3), (64, 64), (65, 130), (192, 576), (70, 8), (8, 70), (33, 77)] {
+            for (rows, adds) in [(1, true), (3, false), (8, true), (9, true), (65, false), (130, true)] {
+                for precision in [Precision::F32, Precision::F16] {
+                    let w: Vec<f32> = numbers(d1 * d2, 1).iter().map(|v| f16::from_f32(*v).to_f32()).collect();
+                    let (x, before) = (numbers(rows * d2, 2), numbers(rows * d1, 3));
+                    let raw: Vec<u8> = match precision {
+                        Precision::F32 => bytemuck::cast_slice(&w).to_vec(),
+                        Precision::F16 => w.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
+                    };
+                    let order = reversed(d1);
+                    let [w_, x_, order_, y_] = [
+                        gpu.upload("w", &raw).unwrap(),
+                        gpu.upload("x", &x).unwrap(),
+                        gpu.upload("order", &order).unwrap(),
+                        gpu.upload("y", &before).unwrap(),
+                    ];
+                    let product = Product::new(&gpu, d1, d2, precision, adds).unwrap();
+                    let bound = product.bind(&gpu, w_.all(), x_.all(), order_.all(), y_.all()).unwrap();
+                    let mut recorder = Recorder::new(&gpu);
+                    product.run(&mut recorder, &bound, rows);
+                    recorder.submit().unwrap();
+                    let mut y = vec![0.0f32; rows * d1];
+                    gpu.read(&y_, 0, &mut y).unwrap();
+                    let mut expected: Vec<f64> =
+                        before.iter().map(|v| if adds { f64::from(*v) } else { 0.0 }).collect();
+                    for (x, y) in x.chunks(d2).zip(expected.chunks_mut(d1)) {
+                        for (p, w) in w.chunks(d2).enumerate() {
+                            let sum: f64 = w.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
+                            y[order[p] as usize] += sum;
+                        }
                     }
+                    let error = worst(&y, &expected);
+                    assert!(error < 3e-6, "{d1}x{d2}, {rows} rows, {precision:?}, adds {adds}: {error:e}");
                 }
-                let error = worst(&y, &expected);
-                assert!(error < 3e-6, "{d1}x{d2}, {rows} rows, {precision:?}, adds {adds}: {error:e}");
             }
         }
     }

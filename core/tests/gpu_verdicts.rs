@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use gpu_support::gpu;
+use gpu_support::{both, gpu};
 use timbre::gpu::{
     Access, Forward, Gpu, GpuError, Inverse, KernelSpec, Positions, Precision, Product, Reconstruct, Recorder, Shader,
     Trial, Verdict, trials,
@@ -36,6 +36,7 @@ const DOUBLE: Shader = Shader {
         @group(0) @binding(0) var<storage, read_write> x: array<f32>;
         @compute @workgroup_size(1) fn double() { x[0] = x[0] * (1.0 + right); }
     ",
+    reduces: false,
 };
 
 fn double(gpu: &Arc<Gpu>, right: f64) -> Result<Option<String>, GpuError> {
@@ -54,10 +55,106 @@ fn double(gpu: &Arc<Gpu>, right: f64) -> Result<Option<String>, GpuError> {
 #[test]
 fn every_kernel_passes_its_trial_here() {
     let folder = tempfile::tempdir().unwrap();
-    let Some(gpu) = with_file(&folder.path().join("verdicts.json")) else { return };
-    for trial in trials::all().chain(timbre::model::gpu::trials()) {
-        assert_eq!(gpu.verdict(trial).unwrap(), Verdict::Passed, "{}", trial.name);
+    for gpu in both() {
+        gpu.remember_verdicts(folder.path().join("verdicts.json"));
+        println!("subgroups of {:?}", gpu.info().subgroup);
+        for trial in trials::all().chain(timbre::model::gpu::trials()) {
+            let using: Vec<bool> = trial.shaders.iter().map(|shader| gpu.uses_subgroups(shader)).collect();
+            assert_eq!(gpu.verdict(trial).unwrap(), Verdict::Passed, "{}", trial.name);
+            // Not by going without them.
+            for (shader, using) in trial.shaders.iter().zip(using) {
+                assert_eq!(using, shader.reduces && gpu.info().subgroup.is_some(), "{}", shader.name);
+                assert_eq!(gpu.uses_subgroups(shader), using, "{}", shader.name);
+            }
+        }
     }
+}
+
+/// A software device has subgroups as wide as the CPU's registers, or as it is told.
+#[test]
+fn kernels_are_right_with_smaller_subgroups() {
+    let Some(gpu) = gpu() else { return };
+    if !gpu.info().is_software() {
+        return;
+    }
+    let test = ["--exact", "every_kernel_passes_its_trial_here", "--nocapture"];
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    let ran = command.args(test).env("LP_NATIVE_VECTOR_WIDTH", "128").output().unwrap();
+    let told = String::from_utf8_lossy(&ran.stdout);
+    assert!(ran.status.success(), "{told}{}", String::from_utf8_lossy(&ran.stderr));
+    if gpu.info().name.contains("llvmpipe") && gpu.info().subgroup == Some((8, 8)) {
+        assert!(told.contains("subgroups of Some((4, 4))"), "{told}");
+    }
+}
+
+/// Adds up 1 ... 64, wrongly where there are subgroups and `right` is 0.
+const SUM: Shader = Shader {
+    name: "sum",
+    wgsl: "
+        override right: f32 = 1.0;
+        const THREADS: u32 = 64u;
+        alias Sum = f32;
+        @group(0) @binding(0) var<storage, read_write> x: array<f32>;
+        @compute @workgroup_size(THREADS) fn sum(threads: Threads) {
+            let sum = sum_for_all(threads, f32(number(threads) + 1u));
+            x[number(threads)] = select(sum, sum * right, neighbours(threads) > 1u);
+        }
+    ",
+    reduces: true,
+};
+
+fn sum(gpu: &Arc<Gpu>, right: f64) -> Result<Option<String>, GpuError> {
+    let constants = &[("right", right)];
+    let spec = KernelSpec { shader: SUM, entry: "sum", access: &[Access::Write], params: false, constants };
+    let kernel = gpu.kernel(&spec)?;
+    let x = gpu.upload("x", &[0.0f32; 64])?;
+    let mut recorder = Recorder::new(gpu);
+    recorder.dispatch(&kernel, &[x.all()], &(), [1, 1, 1]);
+    recorder.submit()?;
+    let mut found = [0.0f32; 64];
+    gpu.read(&x, 0, &mut found)?;
+    Ok((found != [64.0 * 65.0 / 2.0; 64]).then(|| format!("found {found:?}")))
+}
+
+#[test]
+fn a_kernel_that_is_wrong_with_subgroups_is_used_without() {
+    static RUNS: AtomicUsize = AtomicUsize::new(0);
+    fn run(gpu: &Arc<Gpu>) -> Result<Option<String>, GpuError> {
+        RUNS.fetch_add(1, Ordering::Relaxed);
+        sum(gpu, 0.0)
+    }
+    fn right(gpu: &Arc<Gpu>) -> Result<Option<String>, GpuError> {
+        RUNS.fetch_add(1, Ordering::Relaxed);
+        sum(gpu, 1.0)
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("verdicts.json");
+    let Some(gpu) = with_file(&file) else { return };
+    if gpu.info().subgroup.is_none() {
+        return eprintln!("*** SKIPPED: this device has no subgroups ***");
+    }
+    let trials = [Trial { name: "right", shaders: &[SUM], run: right }, Trial { name: "wrong", shaders: &[SUM], run }];
+    let [right, wrong] = &trials;
+    gpu.trust(right).unwrap();
+    assert!(gpu.uses_subgroups(&SUM));
+    assert_eq!(RUNS.load(Ordering::Relaxed), 1);
+    gpu.trust(wrong).unwrap();
+    assert!(!gpu.uses_subgroups(&SUM));
+    assert_eq!(RUNS.load(Ordering::Relaxed), 3, "wrong with them, right without");
+    // Those beside it are tried without too.
+    gpu.trust_all(trials.iter()).unwrap();
+    assert_eq!(RUNS.load(Ordering::Relaxed), 4);
+    // The next process knows all of it.
+    let gpu = with_file(&file).unwrap();
+    gpu.trust_all(trials.iter()).unwrap();
+    assert!(!gpu.uses_subgroups(&SUM));
+    assert_eq!(RUNS.load(Ordering::Relaxed), 4);
+    // So it does of a device where all of it was found out in one go.
+    std::fs::remove_file(&file).unwrap();
+    let gpu = with_file(&file).unwrap();
+    gpu.trust_all(trials.iter()).unwrap();
+    assert!(!gpu.uses_subgroups(&SUM));
+    assert_eq!(RUNS.load(Ordering::Relaxed), 8);
 }
 
 #[test]
@@ -112,7 +209,7 @@ fn a_kernel_that_computes_wrong_numbers_is_refused_from_then_on() {
 #[test]
 fn a_shader_that_the_driver_refuses_is_a_verdict() {
     fn run(gpu: &Arc<Gpu>) -> Result<Option<String>, GpuError> {
-        let broken = Shader { name: "broken", wgsl: "this is no shader" };
+        let broken = Shader { name: "broken", wgsl: "this is no shader", reduces: false };
         let spec = KernelSpec { shader: broken, entry: "main", access: &[], params: false, constants: &[] };
         gpu.kernel(&spec).map(|_| None)
     }

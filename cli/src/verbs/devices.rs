@@ -25,7 +25,7 @@ struct Report {
     gpus: Vec<GpuReport>,
 }
 
-/// A GPU, its limits in bytes, and for each kernel `passed` or why the CPU takes its place.
+/// A GPU, its limits in bytes, which of its optional features are used, and for each kernel `passed` or why the CPU takes its place.
 #[derive(serde::Serialize)]
 struct GpuReport {
     name: String,
@@ -39,6 +39,7 @@ struct GpuReport {
     max_binding: u64,
     max_shared: u32,
     max_threads: u32,
+    uses: Vec<String>,
     kernels: serde_json::Map<String, serde_json::Value>,
 }
 
@@ -95,6 +96,8 @@ impl GpuReport {
             output::bytes(self.max_shared.into()),
             self.max_threads
         ))?;
+        let uses = if self.uses.is_empty() { "none".to_owned() } else { self.uses.join(", ") };
+        output::line(&format!("uses     {uses}"))?;
         let passed: Vec<&str> =
             self.kernels.iter().filter(|(_, verdict)| *verdict == "passed").map(|(name, _)| name.as_str()).collect();
         if !passed.is_empty() {
@@ -115,9 +118,10 @@ fn gpus() -> Vec<GpuReport> {
     use timbre::gpu::{Gpu, Verdict, trials};
 
     let report = |info: timbre::gpu::GpuInfo| {
-        let mut kernels = serde_json::Map::new();
+        let (mut kernels, mut uses) = (serde_json::Map::new(), Vec::new());
         match crate::gpu::open(Some(&info.name)) {
             Ok(gpu) => {
+                let (mut with, mut without) = (0, Vec::new());
                 for trial in trials::all().chain(timbre::model::gpu::trials()) {
                     let verdict = match gpu.verdict(trial) {
                         Ok(Verdict::Passed) => "passed".to_owned(),
@@ -125,7 +129,20 @@ fn gpus() -> Vec<GpuReport> {
                         Err(error) => error.to_string(),
                     };
                     kernels.insert(trial.name.to_owned(), verdict.into());
+                    let shaders = || trial.shaders.iter().filter(|shader| shader.reduces);
+                    if shaders().any(|shader| gpu.uses_subgroups(shader)) {
+                        with += 1;
+                    } else if shaders().next().is_some() {
+                        without.push(trial.name);
+                    }
                 }
+                if with > 0 {
+                    let but =
+                        if without.is_empty() { String::new() } else { format!(" but for {}", without.join(" and ")) };
+                    uses.push(format!("subgroups{but}"));
+                }
+                uses.extend(gpu.info().timestamps.then(|| "timestamps".to_owned()));
+                uses.extend(gpu.kernel_bytes_found().map(|_| "a cache of compiled kernels".to_owned()));
             }
             Err(error) => {
                 kernels.insert("all".to_owned(), error.to_string().into());
@@ -143,6 +160,7 @@ fn gpus() -> Vec<GpuReport> {
             max_binding: info.max_binding,
             max_shared: info.max_shared,
             max_threads: info.max_threads,
+            uses,
             kernels,
         }
     };

@@ -41,13 +41,18 @@ fn a_gpu_is_described_tried_and_used_until_a_kernel_fails() {
             "max_binding",
             "max_shared",
             "max_threads",
+            "uses",
             "kernels"
         ]
     );
     for (kernel, verdict) in gpu["kernels"].as_object().unwrap() {
         assert_eq!(verdict, "passed", "{kernel}");
     }
+    let uses = gpu["uses"].as_array().unwrap();
+    assert_eq!(uses.contains(&"subgroups".into()), !gpu["subgroup"].is_null(), "{gpu}");
+    assert_eq!(uses.contains(&"timestamps".into()), gpu["timestamps"] == true, "{gpu}");
     let shown = timbre(cache, &["devices"]).ok().out;
+    assert!(uses.iter().all(|used| shown.contains(used.as_str().unwrap())), "{shown}");
     let name = gpu["name"].as_str().unwrap();
     assert!(shown.contains(name) && shown.contains("reconstruct") && shown.contains("right"), "{shown}");
 

@@ -15,9 +15,10 @@ use super::verdict::Verdicts;
 /// How long one submission may take. A software device under load can need minutes for a long prompt.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// Optional features, used where the device has them and never required.
+/// Optional features, used where the device has them and never required. f16 arithmetic is none of them: keys and values are
+/// unpacked exactly without it, and weights rounded to f16 move logits about twice as far from the CPU's as all else together.
 const OPTIONAL: wgpu::Features =
-    wgpu::Features::SHADER_F16.union(wgpu::Features::SUBGROUP).union(wgpu::Features::TIMESTAMP_QUERY);
+    wgpu::Features::SUBGROUP.union(wgpu::Features::TIMESTAMP_QUERY).union(wgpu::Features::PIPELINE_CACHE);
 
 /// Which adapter to open.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -40,7 +41,7 @@ pub struct GpuInfo {
     pub driver: String,
     /// `discrete`, `integrated`, `virtual`, `software` or `other`.
     pub kind: &'static str,
-    /// f16 arithmetic in shaders.
+    /// f16 arithmetic in shaders, which no kernel uses.
     pub f16: bool,
     /// Subgroup operations in shaders, and the sizes a subgroup can have.
     pub subgroup: Option<(u32, u32)>,
@@ -83,6 +84,12 @@ impl GpuInfo {
             max_groups: limits.max_compute_workgroups_per_dimension,
             name: info.name,
         }
+    }
+
+    /// Leaves out the features that a device was opened without.
+    fn keep(&mut self, features: wgpu::Features) {
+        self.subgroup = self.subgroup.filter(|_| features.contains(wgpu::Features::SUBGROUP));
+        self.timestamps &= features.contains(wgpu::Features::TIMESTAMP_QUERY);
     }
 
     /// Whether it is a program on the CPU: right, but slower than the CPU's own kernels.
@@ -163,6 +170,18 @@ impl Gpu {
     /// # Errors
     /// [`GpuError::NoAdapter`], [`GpuError::Unavailable`].
     pub fn open(choice: &GpuChoice) -> Result<Arc<Self>, GpuError> {
+        Self::open_with(choice, OPTIONAL)
+    }
+
+    /// Opens an adapter as if it had none of the optional features: what then runs is what devices without them run.
+    ///
+    /// # Errors
+    /// As [`Gpu::open`].
+    pub fn open_plain(choice: &GpuChoice) -> Result<Arc<Self>, GpuError> {
+        Self::open_with(choice, wgpu::Features::empty())
+    }
+
+    fn open_with(choice: &GpuChoice, optional: wgpu::Features) -> Result<Arc<Self>, GpuError> {
         let adapters = enumerate();
         let names = || adapters.iter().map(|(_, info)| info.name.clone()).collect();
         let matches = |info: &GpuInfo| match choice {
@@ -173,18 +192,19 @@ impl Gpu {
             let wanted = if let GpuChoice::Named(name) = choice { Some(name.clone()) } else { None };
             return Err(GpuError::NoAdapter { wanted, found: names() });
         };
-        Self::request(adapter, info.clone())
+        Self::request(adapter, info.clone(), optional)
     }
 
-    fn request(adapter: &wgpu::Adapter, info: GpuInfo) -> Result<Arc<Self>, GpuError> {
+    fn request(adapter: &wgpu::Adapter, mut info: GpuInfo, optional: wgpu::Features) -> Result<Arc<Self>, GpuError> {
         let request = adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("timbre"),
-            required_features: adapter.features() & OPTIONAL,
+            required_features: adapter.features() & optional,
             required_limits: adapter.limits(),
             ..Default::default()
         });
         let (device, queue) = pollster::block_on(request)
             .map_err(|e| GpuError::Unavailable { adapter: info.name.clone(), reason: e.to_string() })?;
+        info.keep(device.features());
         let state = Arc::new(State::default());
         let of_loss = Arc::clone(&state);
         device.set_device_lost_callback(move |reason, message| {
@@ -210,7 +230,7 @@ impl Gpu {
         }))
     }
 
-    /// What is known about the adapter.
+    /// What is known about the adapter, and which of the optional features it was opened with.
     pub fn info(&self) -> &GpuInfo {
         &self.info
     }

@@ -21,9 +21,10 @@
 //! changes without forming them, [`Product`] multiplies with dense ones and with factors of low rank. Before a kernel is used on
 //! a device for the first time, its [`Trial`] compares it with the CPU ([`Gpu::trust`]); the [`Verdict`] is kept.
 //!
-//! This room imports from [`durable`](crate::durable) (the cache of self-tests' verdicts).
+//! This room imports from [`durable`](crate::durable) (self-tests' verdicts and compiled kernels are kept).
 
 mod buffers;
+mod cache;
 mod device;
 mod error;
 mod pipeline;

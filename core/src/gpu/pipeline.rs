@@ -1,9 +1,10 @@
 //! Kernels: shader files compiled once, their entry points specialised by constants, and their arguments.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::buffers::Binding;
+use super::cache::Cache;
 use super::device::Refusal;
 use super::{Gpu, GpuError};
 
@@ -14,6 +15,23 @@ pub struct Shader {
     pub name: &'static str,
     /// Its text.
     pub wgsl: &'static str,
+    /// Whether its threads add up what they have: its text then comes behind that of `subgroups.wgsl` or `threads.wgsl`.
+    pub reduces: bool,
+}
+
+/// The same functions for devices with subgroups and without.
+const SUBGROUPS: &str = include_str!("shaders/subgroups.wgsl");
+const THREADS: &str = include_str!("shaders/threads.wgsl");
+
+impl Shader {
+    /// What comes before its text.
+    pub(super) fn before(&self, subgroups: bool) -> &'static str {
+        match (self.reduces, subgroups) {
+            (false, _) => "",
+            (true, false) => THREADS,
+            (true, true) => SUBGROUPS,
+        }
+    }
 }
 
 /// How a kernel uses a buffer: `var<storage, read>` or `var<storage, read_write>`.
@@ -128,6 +146,7 @@ impl Refusal {
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Key {
     file: &'static str,
+    subgroups: bool,
     entry: &'static str,
     access: Vec<Access>,
     params: bool,
@@ -137,10 +156,15 @@ struct Key {
 /// What has been compiled on a device.
 #[derive(Debug)]
 pub(super) struct Pipelines {
-    modules: Mutex<HashMap<&'static str, wgpu::ShaderModule>>,
+    /// By name, and whether they use subgroups.
+    modules: Mutex<HashMap<(&'static str, bool), wgpu::ShaderModule>>,
+    /// Shaders that are right on this device without subgroups only.
+    plain: Mutex<HashSet<&'static str>>,
     kernels: Mutex<HashMap<Key, Kernel>>,
     /// Of group 1.
     params: wgpu::BindGroupLayout,
+    /// Opened before the first kernel is compiled.
+    pub(super) cache: OnceLock<Option<Cache>>,
 }
 
 impl Pipelines {
@@ -158,7 +182,13 @@ impl Pipelines {
                 count: None,
             }],
         });
-        Self { modules: Mutex::default(), kernels: Mutex::default(), params }
+        Self {
+            modules: Mutex::default(),
+            plain: Mutex::default(),
+            kernels: Mutex::default(),
+            params,
+            cache: OnceLock::new(),
+        }
     }
 
     pub(super) fn params_layout(&self) -> &wgpu::BindGroupLayout {
@@ -167,13 +197,29 @@ impl Pipelines {
 }
 
 impl Gpu {
+    /// Whether kernels of this shader use subgroups here: where the device has them, unless they were found to be wrong.
+    pub fn uses_subgroups(&self, shader: &Shader) -> bool {
+        let plain = || self.pipelines.plain.lock().unwrap_or_else(PoisonError::into_inner).contains(shader.name);
+        shader.reduces && self.info().subgroup.is_some() && !plain()
+    }
+
+    /// Makes kernels of these shaders without subgroups from now on. Whether any of them used subgroups.
+    pub(super) fn go_without_subgroups(&self, shaders: &[Shader]) -> bool {
+        let using = |shader: &&Shader| self.uses_subgroups(shader);
+        let names: Vec<_> = shaders.iter().filter(using).map(|shader| shader.name).collect();
+        self.pipelines.plain.lock().unwrap_or_else(PoisonError::into_inner).extend(&names);
+        !names.is_empty()
+    }
+
     /// The kernel of `spec`, compiled the first time it is asked for.
     ///
     /// # Errors
     /// [`GpuError::Shader`] if the driver refuses it, [`GpuError::DeviceLost`].
     pub fn kernel(&self, spec: &KernelSpec<'_>) -> Result<Kernel, GpuError> {
+        let subgroups = self.uses_subgroups(&spec.shader);
         let key = Key {
             file: spec.shader.name,
+            subgroups,
             entry: spec.entry,
             access: spec.access.to_vec(),
             params: spec.params,
@@ -183,28 +229,29 @@ impl Gpu {
         if let Some(kernel) = known(&self.pipelines.kernels.lock().unwrap_or_else(PoisonError::into_inner)) {
             return Ok(kernel);
         }
-        let kernel = self.compile(spec)?;
+        let kernel = self.compile(spec, subgroups)?;
         let mut kernels = self.pipelines.kernels.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(kernels.entry(key).or_insert(kernel).clone())
     }
 
-    fn module(&self, shader: Shader) -> Result<wgpu::ShaderModule, GpuError> {
+    fn module(&self, shader: Shader, subgroups: bool) -> Result<wgpu::ShaderModule, GpuError> {
         let mut modules = self.pipelines.modules.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(module) = modules.get(shader.name) {
+        let key = (shader.name, subgroups);
+        if let Some(module) = modules.get(&key) {
             return Ok(module.clone());
         }
-        let source = wgpu::ShaderSource::Wgsl(shader.wgsl.into());
+        let source = wgpu::ShaderSource::Wgsl([shader.before(subgroups), shader.wgsl].concat().into());
         let descriptor = wgpu::ShaderModuleDescriptor { label: Some(shader.name), source };
         let module = self.scoped(
             || self.device().create_shader_module(descriptor),
             |refusal| GpuError::Shader { kernel: shader.name.to_owned(), reason: refusal.text() },
         )?;
-        modules.insert(shader.name, module.clone());
+        modules.insert(key, module.clone());
         Ok(module)
     }
 
-    fn compile(&self, spec: &KernelSpec<'_>) -> Result<Kernel, GpuError> {
-        let module = self.module(spec.shader)?;
+    fn compile(&self, spec: &KernelSpec<'_>, subgroups: bool) -> Result<Kernel, GpuError> {
+        let module = self.module(spec.shader, subgroups)?;
         let values: Vec<_> = spec.constants.iter().map(|(name, value)| format!("{name}={value}")).collect();
         let name = format!("{}:{}({})", spec.shader.name, spec.entry, values.join(","));
         let entry = |(binding, access): (u32, &Access)| wgpu::BindGroupLayoutEntry {
@@ -219,6 +266,7 @@ impl Gpu {
         };
         let entries: Vec<_> = (0..).zip(spec.access).map(entry).collect();
         let device = self.device();
+        let cache = self.cache();
         let make = || {
             let layout =
                 device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: None, entries: &entries });
@@ -238,12 +286,15 @@ impl Gpu {
                     // Every kernel here writes its workgroup memory before it reads it.
                     zero_initialize_workgroup_memory: false,
                 },
-                cache: None,
+                cache: cache.map(Cache::raw),
             });
             (pipeline, layout)
         };
         let (pipeline, layout) =
             self.scoped(make, |refusal| GpuError::Shader { kernel: name.clone(), reason: refusal.text() })?;
+        if let Some(cache) = cache {
+            cache.grow();
+        }
         let compiled = Compiled { name, pipeline, layout, arguments: spec.access.len(), params: spec.params };
         Ok(Kernel { inner: Arc::new(compiled) })
     }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::{Access, Binding, Bound, Gpu, GpuError, Kernel, KernelSpec, Precision, Recorder, Shader, trials};
 
 /// `products.wgsl`.
-pub(super) const PRODUCTS: Shader = Shader { name: "products", wgsl: include_str!("shaders/products.wgsl") };
+pub(super) const PRODUCTS: Shader =
+    Shader { name: "products", wgsl: include_str!("shaders/products.wgsl"), reduces: true };
 
 /// Most rows for which a workgroup makes a single number.
 const FEW: usize = 8;

@@ -2,7 +2,7 @@
 //!
 //! Some drivers miscompute some kernels. A kernel is tried on its first use on a device, against the CPU, and the verdict is kept
 //! in a small file, by device, driver, shader text and version of this crate, so that a new driver is tried anew.
-//! A trial that ends the process (a driver that crashes) leaves a mark, and after two of them counts as failed.
+//! A kernel that is wrong with subgroups is tried without them. A trial that ends the process (a driver that crashes) leaves a mark, and after two of them counts as failed.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -16,6 +16,9 @@ use crate::durable::AtomicFile;
 
 /// Trials that ended with the process before a kernel counts as failed.
 const PATIENCE: u32 = 2;
+
+/// What the file calls a kernel that uses subgroups, behind the trial's name: beside it there may be one on it without them.
+const WITH_SUBGROUPS: &str = " with subgroups";
 
 /// Largest verdict file that is read.
 const MAX_FILE: u64 = 1 << 20;
@@ -43,8 +46,9 @@ pub enum Verdict {
 /// Where devices that are opened from now on keep their verdicts.
 static FILE: Mutex<Option<PathBuf>> = Mutex::new(None);
 
-/// Keeps the verdicts of every device that is opened from now on in `file`, and believes those in it. An app calls it once, with
-/// a place in its cache folder. Without it each process finds verdicts out anew.
+/// Keeps the verdicts of every device that is opened from now on in `file`, and believes those in it; beside it are compiled
+/// kernels, where the driver lets go of them. An app calls it once, with a place in its cache folder. Without it each process
+/// finds verdicts out, and compiles kernels, anew.
 pub fn keep_verdicts_in(file: impl Into<PathBuf>) {
     *FILE.lock().unwrap_or_else(PoisonError::into_inner) = Some(file.into());
 }
@@ -53,7 +57,7 @@ pub fn keep_verdicts_in(file: impl Into<PathBuf>) {
 #[derive(Debug)]
 pub(super) struct Verdicts {
     file: Mutex<Option<PathBuf>>,
-    /// By the trial's name and its shaders' hash.
+    /// By the trial's name and its shaders' hash, in which those with and without subgroups differ.
     known: Mutex<HashMap<(&'static str, String), Verdict>>,
     /// One trial at a time.
     trying: Mutex<()>,
@@ -95,17 +99,32 @@ impl Entry {
 }
 
 impl Gpu {
-    /// Keeps this device's verdicts in `file` from now on, and believes those in it.
+    /// Keeps this device's verdicts in `file` from now on, and believes those in it. Compiled kernels are kept beside the file that
+    /// this was called with before the first of them.
     pub fn remember_verdicts(&self, file: impl Into<PathBuf>) {
         *self.verdicts.file.lock().unwrap_or_else(PoisonError::into_inner) = Some(file.into());
     }
 
-    /// The verdict on a kernel: a known one, or that of a trial now.
+    /// Where verdicts are kept.
+    pub(super) fn verdicts_file(&self) -> Option<PathBuf> {
+        self.verdicts.file.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The verdict on a kernel as it is used here: a known one, or that of a trial now. Where it is wrong with subgroups it is used
+    /// without them from then on, and the verdict is that on the latter.
     ///
     /// # Errors
     /// What keeps the trial from being run: [`GpuError::DeviceLost`], [`GpuError::OutOfMemory`], [`GpuError::Timeout`],
     /// [`GpuError::Command`].
     pub fn verdict(self: &Arc<Self>, trial: &Trial) -> Result<Verdict, GpuError> {
+        let verdict = self.verdict_as_it_is(trial)?;
+        if verdict == Verdict::Passed || !self.go_without_subgroups(trial.shaders) {
+            return Ok(verdict);
+        }
+        self.verdict_as_it_is(trial)
+    }
+
+    fn verdict_as_it_is(self: &Arc<Self>, trial: &Trial) -> Result<Verdict, GpuError> {
         let mut entry = self.entry(trial);
         let key = (trial.name, entry.shader.clone());
         let known = || self.verdicts.known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -116,7 +135,7 @@ impl Gpu {
         if let Some(verdict) = known().get(&key) {
             return Ok(verdict.clone());
         }
-        let path = self.verdicts.file.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let path = self.verdicts_file();
         // Held until the verdict is in the file.
         let _file = path.as_deref().and_then(|path| lock(path).ok());
         let kept = path.as_deref().and_then(|path| read(path).verdicts.into_iter().find(|kept| kept.same(&entry)));
@@ -165,13 +184,18 @@ impl Gpu {
 
     fn entry(&self, trial: &Trial) -> Entry {
         let mut hash = blake3::Hasher::new();
+        let mut kernel = trial.name.to_owned();
         for shader in trial.shaders {
-            hash.update(shader.wgsl.as_bytes());
+            let subgroups = self.uses_subgroups(shader);
+            hash.update(shader.before(subgroups).as_bytes()).update(shader.wgsl.as_bytes());
+            if subgroups && !kernel.ends_with(WITH_SUBGROUPS) {
+                kernel.push_str(WITH_SUBGROUPS);
+            }
         }
         Entry {
             device: format!("{} ({})", self.info().name, self.info().backend),
             driver: self.info().driver.clone(),
-            kernel: trial.name.to_owned(),
+            kernel,
             shader: hash.finalize().to_hex()[..32].to_owned(),
             timbre: env!("CARGO_PKG_VERSION").to_owned(),
             verdict: "running".to_owned(),
@@ -181,6 +205,25 @@ impl Gpu {
     }
 
     /// Refuses kernels that compute wrong numbers here.
+    ///
+    /// # Errors
+    /// As [`trust`](Self::trust).
+    pub fn trust_all<'a>(self: &Arc<Self>, trials: impl Iterator<Item = &'a Trial> + Clone) -> Result<(), GpuError> {
+        // What one of them goes without, others that share a shader with it have not been tried without.
+        let using = || {
+            let shaders = trials.clone().flat_map(|trial| trial.shaders);
+            shaders.filter(|shader| self.uses_subgroups(shader)).count()
+        };
+        loop {
+            let before = using();
+            trials.clone().try_for_each(|trial| self.trust(trial))?;
+            if using() == before {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Refuses a kernel that computes wrong numbers here.
     ///
     /// # Errors
     /// [`GpuError::SelfTest`] for those; as [`verdict`](Self::verdict).

@@ -1,4 +1,5 @@
-// Grouped-query attention over the cache, in tiles of 32 positions with a running softmax.
+// Grouped-query attention over the cache, in tiles of 32 positions with a running softmax. Compiled behind threads.wgsl or
+// subgroups.wgsl.
 //
 // A slot is a query head of a row, those of a row that share a KV head side by side: slot = row · group + head. A workgroup takes
 // SLOTS neighbouring slots of one KV head over one span of positions, and skips what no slot's window reaches.
@@ -27,6 +28,7 @@ override WIDE: bool = false;
 override SOFT_CAP: f32 = 0.0;
 
 const THREADS: u32 = 128u;
+alias Sum = f32;
 const TILE: u32 = 32u;
 const FLOOR: f32 = -3.0e38;
 
@@ -93,7 +95,8 @@ fn head_of(s: u32, h: u32) -> u32 {
 }
 
 @compute @workgroup_size(128)
-fn attend(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) workgroup: vec3<u32>) {
+fn attend(threads: Threads, @builtin(workgroup_id) workgroup: vec3<u32>) {
+    let thread = number(threads);
     let quads = DIM / 4u;
     let slots = heads.rows * heads.group;
     let first_slot = workgroup.x * SLOTS;
@@ -151,8 +154,15 @@ fn attend(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) w
         }
         workgroupBarrier();
         var largest = maximum;
-        for (var i = 0u; i < TILE; i += 1u) {
-            largest = max(largest, scores[own_slot * TILE + i]);
+        if (share <= neighbours(threads)) {
+            for (var i = 0u; i < per_lane; i += 1u) {
+                largest = max(largest, scores[own_slot * TILE + thread % share * per_lane + i]);
+            }
+            largest = largest_of(threads, largest, share);
+        } else {
+            for (var i = 0u; i < TILE; i += 1u) {
+                largest = max(largest, scores[own_slot * TILE + i]);
+            }
         }
         let factor = exp(maximum - largest);
         maximum = largest;

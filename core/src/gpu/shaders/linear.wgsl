@@ -1,4 +1,5 @@
-// Products with a matrix of GGUF blocks, and rows of it, read from the blocks as the file has them. Compiled behind blocks.wgsl.
+// Products with a matrix of GGUF blocks, and rows of it, read from the blocks as the file has them. Compiled behind
+// threads.wgsl or subgroups.wgsl and behind blocks.wgsl.
 // Mirrors kernels::Compute::matmul, and the lookup of Decoder::layers_forward.
 //
 //   matvec   y[m] = W x[m] (+ bias)   one row x a dispatch layer (z); LANES threads a pair of weight rows
@@ -45,16 +46,15 @@ fn biased(sum: f32, row: u32) -> f32 {
     return sum + vectors[part.bias + part.first + row];
 }
 
-var<workgroup> sums: array<vec2<f32>, 64>;
+// Of matvec: the sums of two rows.
+const THREADS: u32 = 64u;
+alias Sum = vec2<f32>;
 
-@compute @workgroup_size(64)
-fn matvec(
-    @builtin(local_invocation_index) thread: u32,
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-) {
+@compute @workgroup_size(THREADS)
+fn matvec(threads: Threads, @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+    let thread = number(threads);
     let lane = thread % LANES;
-    let pair = (group.y * groups.x + group.x) * (64u / LANES) + thread / LANES;
+    let pair = (group.y * groups.x + group.x) * (THREADS / LANES) + thread / LANES;
     let row = pair * 2u;
     var sum = vec2<f32>(0.0);
     if (row < part.rows) {
@@ -73,18 +73,12 @@ fn matvec(
             sum.y += dot(v.a0, xa0) + dot(v.a1, xa1) + dot(v.b0, xb0) + dot(v.b1, xb1);
         }
     }
-    sums[thread] = sum;
-    for (var width = LANES / 2u; width > 0u; width /= 2u) {
-        workgroupBarrier();
-        if (lane < width) {
-            sums[thread] += sums[thread + width];
-        }
-    }
+    let total = sum_for_first(threads, sum, LANES);
     if (lane == 0u && row < part.rows) {
         let at = group.z * part.width + part.first + row;
-        y[at] = biased(sums[thread].x, row);
+        y[at] = biased(total.x, row);
         if (row + 1u < part.rows) {
-            y[at + 1u] = biased(sums[thread].y, row + 1u);
+            y[at + 1u] = biased(total.y, row + 1u);
         }
     }
 }

@@ -1,5 +1,5 @@
 // What a block begins with, one row a workgroup: x += norm(out) of the block before, or x += out where the architecture has
-// no norm there, then normed = norm(x), which the block reads.
+// no norm there, then normed = norm(x), which the block reads. Compiled behind threads.wgsl or subgroups.wgsl.
 //
 //   advance   workgroups: rows (1, rows)
 //
@@ -17,6 +17,7 @@ override OUT: bool = true;
 override POST: bool = true;
 
 const THREADS: u32 = 256u;
+alias Sum = f32;
 
 struct Norm {
     cols: u32,
@@ -34,26 +35,15 @@ struct Norm {
 @group(0) @binding(3) var<storage, read_write> normed: array<vec4<f32>>;
 @group(1) @binding(0) var<uniform> norm: Norm;
 
-var<workgroup> sums: array<f32, THREADS>;
-
 // 1 / √(mean + eps), the mean of what the threads hold.
-fn inverse_root(thread: u32, own: f32, eps: f32) -> f32 {
-    sums[thread] = own;
-    for (var width = THREADS / 2u; width > 0u; width /= 2u) {
-        workgroupBarrier();
-        if (thread < width) {
-            sums[thread] += sums[thread + width];
-        }
-    }
-    workgroupBarrier();
-    let mean = sums[0] / f32(norm.cols);
-    // Before the sums are written again.
-    workgroupBarrier();
+fn inverse_root(threads: Threads, own: f32, eps: f32) -> f32 {
+    let mean = sum_for_all(threads, own) / f32(norm.cols);
     return 1.0 / sqrt(mean + eps);
 }
 
 @compute @workgroup_size(256)
-fn advance(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) group: vec3<u32>) {
+fn advance(threads: Threads, @builtin(workgroup_id) group: vec3<u32>) {
+    let thread = number(threads);
     let quads = norm.cols / 4u;
     let at = (norm.base + group.y) * quads;
     var factor = 1.0;
@@ -63,7 +53,7 @@ fn advance(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) 
             let value = out[at + i];
             sum += dot(value, value);
         }
-        factor = inverse_root(thread, sum, norm.post_eps);
+        factor = inverse_root(threads, sum, norm.post_eps);
     }
     var sum = 0.0;
     for (var i = thread; i < quads; i += THREADS) {
@@ -78,7 +68,7 @@ fn advance(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) 
         }
         sum += dot(value, value);
     }
-    let inverse = inverse_root(thread, sum, norm.eps);
+    let inverse = inverse_root(threads, sum, norm.eps);
     for (var i = thread; i < quads; i += THREADS) {
         normed[group.y * quads + i] = x[at + i] * inverse * vectors[norm.weight + i];
     }

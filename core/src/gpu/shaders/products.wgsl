@@ -1,5 +1,5 @@
 // Dense products with few weights' worth of tuning: dense changes, and the factors of changes of low rank.
-// Mirrors adapter::low_rank::through and a plain product with the transposed weight.
+// Compiled behind threads.wgsl or subgroups.wgsl. Mirrors adapter::low_rank::through and a plain product with the transposed weight.
 //
 //   y[r, order[p]] += sum over q of w[p, q] x[r, q]        or = if ADD is false
 //
@@ -44,28 +44,25 @@ fn put(p: u32, r: u32, value: f32) {
     }
 }
 
-var<workgroup> partial: array<f32, 64>;
+// Of few.
+const THREADS: u32 = 64u;
+alias Sum = f32;
 
 // A workgroup makes one number: for few rows.
-@compute @workgroup_size(64)
-fn few(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) group: vec3u) {
+@compute @workgroup_size(THREADS)
+fn few(threads: Threads, @builtin(workgroup_id) group: vec3u) {
+    let thread = number(threads);
     let p = group.x + group.z * 32768u;
     let r = params.first + group.y;
     var sum = 0.0;
     if (p < D1) {
-        for (var q = thread; q < D2; q += 64u) {
+        for (var q = thread; q < D2; q += THREADS) {
             sum += weight(p, q) * x[r * D2 + q];
         }
     }
-    partial[thread] = sum;
-    for (var half = 32u; half > 0u; half /= 2u) {
-        workgroupBarrier();
-        if (thread < half) {
-            partial[thread] += partial[thread + half];
-        }
-    }
+    let total = sum_for_first(threads, sum, THREADS);
     if (thread == 0u && p < D1) {
-        put(p, r, partial[0]);
+        put(p, r, total);
     }
 }
 

@@ -1,5 +1,6 @@
 // Heads of q, k and v between their products and attention, one head of one row a workgroup: heads of q and k are normed and
-// rotated, those of q scaled and left where they are, those of k and v stored in the cache.
+// rotated, those of q scaled and left where they are, those of k and v stored in the cache. Compiled behind threads.wgsl or
+// subgroups.wgsl.
 //
 //   turn      workgroups: (heads + 2·kv, rows)
 //
@@ -26,6 +27,7 @@ override NORM_K: bool = false;
 override WIDE: bool = false;
 
 const THREADS: u32 = 64u;
+alias Sum = f32;
 
 struct Heads {
     count: u32,
@@ -53,23 +55,15 @@ struct Heads {
 @group(1) @binding(0) var<uniform> heads: Heads;
 
 var<workgroup> head: array<f32, DIM>;
-var<workgroup> sums: array<f32, THREADS>;
 
 // head = head / √(mean(head²) + eps) · weight.
-fn normalise(thread: u32, weight: u32, eps: f32) {
+fn normalise(threads: Threads, weight: u32, eps: f32) {
+    let thread = number(threads);
     var sum = 0.0;
     for (var i = thread; i < DIM; i += THREADS) {
         sum += head[i] * head[i];
     }
-    sums[thread] = sum;
-    for (var width = THREADS / 2u; width > 0u; width /= 2u) {
-        workgroupBarrier();
-        if (thread < width) {
-            sums[thread] += sums[thread + width];
-        }
-    }
-    workgroupBarrier();
-    let inverse = 1.0 / sqrt(sums[0] / f32(DIM) + eps);
+    let inverse = 1.0 / sqrt(sum_for_all(threads, sum) / f32(DIM) + eps);
     for (var i = thread; i < DIM; i += THREADS) {
         head[i] = head[i] * inverse * vectors[weight + i];
     }
@@ -95,7 +89,8 @@ fn rotate(thread: u32, row: u32) {
 }
 
 @compute @workgroup_size(64)
-fn turn(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) group: vec3<u32>) {
+fn turn(threads: Threads, @builtin(workgroup_id) group: vec3<u32>) {
+    let thread = number(threads);
     let row = group.y;
     let of_q = group.x < heads.count;
     let of_k = !of_q && group.x < heads.count + heads.kv;
@@ -112,10 +107,10 @@ fn turn(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) gro
     }
     workgroupBarrier();
     if (NORM_Q && of_q) {
-        normalise(thread, heads.q_norm, heads.q_eps);
+        normalise(threads, heads.q_norm, heads.q_eps);
     }
     if (NORM_K && of_k) {
-        normalise(thread, heads.k_norm, heads.k_eps);
+        normalise(threads, heads.k_norm, heads.k_eps);
     }
     workgroupBarrier();
     if (of_q || of_k) {

@@ -35,19 +35,22 @@ pub struct Positions<'a> {
 pub(super) const RECONSTRUCT: Shader = Shader {
     name: "reconstruct",
     wgsl: concat!(include_str!("../shaders/fft.wgsl"), "\n", include_str!("../shaders/reconstruct.wgsl")),
+    reduces: false,
 };
 
 /// `apply.wgsl` behind `fft.wgsl`.
 pub(super) const APPLY: Shader = Shader {
     name: "apply",
     wgsl: concat!(include_str!("../shaders/fft.wgsl"), "\n", include_str!("../shaders/apply.wgsl")),
+    reduces: false,
 };
 
 /// `forward.wgsl` behind `fft.wgsl`.
 pub(super) const FORWARD: Shader = Shader {
     name: "forward",
     wgsl: concat!(include_str!("../shaders/fft.wgsl"), "\n", include_str!("../shaders/forward.wgsl")),
+    reduces: false,
 };
 
 /// `pack.wgsl`.
-pub(super) const PACK: Shader = Shader { name: "pack", wgsl: include_str!("../shaders/pack.wgsl") };
+pub(super) const PACK: Shader = Shader { name: "pack", wgsl: include_str!("../shaders/pack.wgsl"), reduces: false };

@@ -133,6 +133,7 @@ impl GpuAdapters {
                     self.prepared.swap_remove(oldest);
                 }
                 let prepared = self.prepare(gpu, decoder, rows, &gathered)?;
+                gpu.keep_kernels();
                 self.prepared.push(prepared);
                 self.prepared.len() - 1
             }

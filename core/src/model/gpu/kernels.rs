@@ -7,19 +7,20 @@ use Access::{Read, Write};
 
 /// A file of `gpu/shaders`.
 macro_rules! shader {
-    ($name:literal) => {
-        Shader { name: $name, wgsl: include_str!(concat!("../../gpu/shaders/", $name, ".wgsl")) }
+    ($name:literal, $reduces:literal) => {
+        Shader { name: $name, wgsl: include_str!(concat!("../../gpu/shaders/", $name, ".wgsl")), reduces: $reduces }
     };
 }
 
 pub(super) const LINEAR: Shader = Shader {
     name: "linear",
     wgsl: concat!(include_str!("../../gpu/shaders/blocks.wgsl"), "\n", include_str!("../../gpu/shaders/linear.wgsl")),
+    reduces: true,
 };
-pub(super) const NORM: Shader = shader!("norm");
-pub(super) const GATE: Shader = shader!("gate");
-pub(super) const TURN: Shader = shader!("turn");
-pub(super) const ATTENTION: Shader = shader!("attention");
+pub(super) const NORM: Shader = shader!("norm", true);
+pub(super) const GATE: Shader = shader!("gate", false);
+pub(super) const TURN: Shader = shader!("turn", true);
+pub(super) const ATTENTION: Shader = shader!("attention", true);
 
 /// Threads of a workgroup of `matvec` and `lookup`.
 pub(super) const MATVEC_THREADS: usize = 64;

@@ -112,6 +112,7 @@ impl GpuState {
         let vectors = model.vectors.all();
         let head = model.head.product(&gpu, (vectors, None), rows.normed.all(), rows.logits.all())?;
         let lookup = model.embedding.lookup(&gpu, decoder.embedding_scale, rows.step.all(), rows.x.all())?;
+        gpu.keep_kernels();
         let staged = Vec::with_capacity((rows.step.bytes() / 4) as usize);
         Ok(Self {
             model,

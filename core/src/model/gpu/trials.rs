@@ -49,7 +49,7 @@ pub fn trials() -> impl Iterator<Item = &'static Trial> {
 }
 
 /// Those of the kernels that this model runs on.
-pub(super) fn needed(decoder: &Decoder) -> impl Iterator<Item = &'static Trial> {
+pub(super) fn needed(decoder: &Decoder) -> impl Iterator<Item = &'static Trial> + Clone {
     let linears = decoder.layers.iter().flat_map(|layer| LinearKind::ALL.map(|kind| layer.linear(kind).ty()));
     let types: Vec<_> = linears.chain([decoder.embedding.ty(), decoder.head.ty()]).collect();
     LAYERS.iter().chain(PRODUCTS.iter().filter(move |(ty, _)| types.contains(ty)).map(|(_, trial)| trial))

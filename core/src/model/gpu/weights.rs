@@ -79,7 +79,7 @@ impl GpuModel {
         suspension: Arc<Suspension>,
     ) -> Result<Self, ModelError> {
         gguf.check_unchanged()?;
-        trials::needed(decoder).try_for_each(|trial| gpu.trust(trial))?;
+        gpu.trust_all(trials::needed(decoder))?;
         let dim = |what: &str, found: usize| match found.is_multiple_of(GRAIN) {
             true => Ok(()),
             false => Err(GpuError::Limit {
