@@ -16,13 +16,21 @@ const MAPPED: usize = 64 << 10;
 /// have it write the zeros.
 #[derive(Debug)]
 pub struct Aligned<T = f32> {
-    data: Data<T>,
-    start: usize,
+    /// The first element, inside `owner`: kernels ask for it too often to look for it each time.
+    start: *mut T,
     len: usize,
+    #[allow(dead_code)]
+    owner: Owner<T>,
 }
 
+// SAFETY: it is an exclusive owner of plain numbers.
+unsafe impl<T: Send> Send for Aligned<T> {}
+// SAFETY: as above; through a shared borrow they are only read.
+unsafe impl<T: Sync> Sync for Aligned<T> {}
+
 #[derive(Debug)]
-enum Data<T> {
+#[allow(dead_code)]
+enum Owner<T> {
     Heap(Vec<T>),
     Map(MmapMut),
 }
@@ -41,37 +49,34 @@ impl<T: Pod> Aligned<T> {
     pub fn zeroed(len: usize) -> Option<Self> {
         let bytes = len.checked_mul(size_of::<T>())?;
         if bytes >= MAPPED {
-            return Some(Self { data: Data::Map(MmapMut::map_anon(bytes).ok()?), start: 0, len });
+            let mut map = MmapMut::map_anon(bytes).ok()?;
+            return Some(Self { start: map.as_mut_ptr().cast(), len, owner: Owner::Map(map) });
         }
         Some(Self::over(bytemuck::allocation::try_zeroed_vec(len + Self::SLACK).ok()?, len))
     }
 
-    fn over(data: Vec<T>, len: usize) -> Self {
+    fn over(mut data: Vec<T>, len: usize) -> Self {
         // Where `align_offset` cannot tell, any place will do.
         let start = data.as_ptr().align_offset(LINE).min(Self::SLACK);
-        Self { data: Data::Heap(data), start, len }
+        Self { start: data[start..start + len].as_mut_ptr(), len, owner: Owner::Heap(data) }
     }
 }
 
 impl<T: Pod> Deref for Aligned<T> {
     type Target = [T];
 
+    #[inline]
     fn deref(&self) -> &[T] {
-        let data = match &self.data {
-            Data::Heap(data) => data.as_slice(),
-            Data::Map(map) => bytemuck::cast_slice(map),
-        };
-        &data[self.start..self.start + self.len]
+        // SAFETY: `len` elements from `start` on lie in the owner, which neither moves nor resizes what it owns.
+        unsafe { std::slice::from_raw_parts(self.start, self.len) }
     }
 }
 
 impl<T: Pod> DerefMut for Aligned<T> {
+    #[inline]
     fn deref_mut(&mut self) -> &mut [T] {
-        let data = match &mut self.data {
-            Data::Heap(data) => data.as_mut_slice(),
-            Data::Map(map) => bytemuck::cast_slice_mut(map),
-        };
-        &mut data[self.start..self.start + self.len]
+        // SAFETY: as for `deref`, and exclusive through the borrow.
+        unsafe { std::slice::from_raw_parts_mut(self.start, self.len) }
     }
 }
 

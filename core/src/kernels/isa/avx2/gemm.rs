@@ -6,6 +6,7 @@
 
 use std::arch::x86_64::*;
 
+use super::unrolled;
 use crate::kernels::activations::COARSE;
 use crate::kernels::formats::{Format, GROUP, MAX_BLOCK};
 use crate::kernels::panel::{Batch, MultiplyFn, PANEL_ROWS, Panel, Target};
@@ -13,9 +14,9 @@ use crate::kernels::panel::{Batch, MultiplyFn, PANEL_ROWS, Panel, Target};
 /// Units of a panel: those of a tile stay in the first-level cache.
 const UNITS: usize = 256;
 /// Activation rows of a tile: with 8 integer sums in registers there is room for the weights and a broadcast.
-const TILE: usize = 4;
+const TILE: usize = unrolled::ROWS;
 /// Vectors of weight rows in a tile.
-const HALVES: usize = 2;
+pub const HALVES: usize = 2;
 /// Weight rows of a vector.
 const LANES: usize = 8;
 /// A block in units.
@@ -57,6 +58,7 @@ pub const fn columns<R: Repack>() -> usize {
 const fn units<R: Repack>() -> usize {
     let units = R::SPAN / R::Unit::COLUMNS / R::Unit::PARTS;
     assert!(units as i32 * R::LARGEST <= R::Unit::CAPACITY && (R::SPAN == GROUP || R::SPAN == 2 * GROUP));
+    assert!(matches!((units, R::Unit::COLUMNS), (8 | 16, 2) | (4 | 8, 4)));
     units
 }
 
@@ -100,8 +102,18 @@ impl Unit for Words {
     #[inline]
     #[target_feature(enable = "avx2")]
     unsafe fn dots<const T: usize>(lanes: *const u8, x: *const i32, row: usize, units: usize) -> Tile<__m256i, T> {
+        if T == TILE {
+            // SAFETY: as the caller promises.
+            let dots = unsafe {
+                match units {
+                    16 => unrolled::sixteen_of_words(lanes, x, row),
+                    _ => unrolled::eight_of_words(lanes, x, row),
+                }
+            };
+            return std::array::from_fn(|k| dots[k]);
+        }
         let mut dots = [[_mm256_setzero_si256(); HALVES]; T];
-        for unit in 0..units {
+        for unit in 0..hidden(units) {
             // SAFETY: the caller promises the units.
             let (w, x) = unsafe { operands::<T>(lanes, x, row, unit) };
             for k in 0..T {
@@ -132,25 +144,44 @@ impl<const PARTS: usize> Unit for Bytes<PARTS> {
     unsafe fn dots<const T: usize>(lanes: *const u8, x: *const i32, row: usize, units: usize) -> Tile<__m256i, T> {
         let mut dots = [[_mm256_setzero_si256(); HALVES]; T];
         for part in 0..PARTS {
-            let mut short = [[_mm256_setzero_si256(); HALVES]; T];
-            for unit in 0..units {
-                // SAFETY: the caller promises the units.
-                let (w, x) = unsafe { operands::<T>(lanes, x, row, part * units + unit) };
-                for k in 0..T {
-                    for h in 0..HALVES {
-                        short[k][h] = _mm256_add_epi16(short[k][h], _mm256_maddubs_epi16(w[h], x[k]));
+            let short: Tile<__m256i, T> = if T == TILE {
+                // SAFETY: as the caller promises.
+                let short = unsafe {
+                    let (lanes, x) = (lanes.add(4 * part * units * PANEL_ROWS), x.add(part * units));
+                    match units {
+                        8 => unrolled::eight_of_bytes(lanes, x, row),
+                        _ => unrolled::four_of_bytes(lanes, x, row),
+                    }
+                };
+                std::array::from_fn(|k| short[k])
+            } else {
+                let mut short = [[_mm256_setzero_si256(); HALVES]; T];
+                for unit in 0..hidden(units) {
+                    // SAFETY: the caller promises the units.
+                    let (w, x) = unsafe { operands::<T>(lanes, x, row, part * units + unit) };
+                    for k in 0..T {
+                        for h in 0..HALVES {
+                            short[k][h] = _mm256_add_epi16(short[k][h], _mm256_maddubs_epi16(w[h], x[k]));
+                        }
                     }
                 }
-            }
+                short
+            };
             for k in 0..T {
                 for h in 0..HALVES {
                     let wide = _mm256_madd_epi16(short[k][h], _mm256_set1_epi16(COARSE as i16));
-                    dots[k][h] = _mm256_add_epi32(dots[k][h], wide);
+                    dots[k][h] = if part == 0 { wide } else { _mm256_add_epi32(dots[k][h], wide) };
                 }
             }
         }
         dots
     }
+}
+
+/// A number of steps that the compiler does not know, or it takes the loop apart, row by row, and spills the broadcasts.
+#[inline(always)]
+fn hidden(units: usize) -> usize {
+    std::hint::black_box(units)
 }
 
 /// One unit of two vectors of weight rows, and of `T` activation rows, in all lanes.
@@ -258,8 +289,7 @@ unsafe fn multiply<R: Repack, const SPAN: usize, const OFFSET: bool>(
     x: &Batch<'_>,
     target: Target,
 ) {
-    // A number of steps that the compiler does not know, or it takes the loop apart, row by row, and spills the broadcasts.
-    let units = std::hint::black_box(const { units::<R>() });
+    let units = const { units::<R>() };
     for first in (0..target.rows).step_by(HALVES * LANES) {
         let mut t = 0;
         // SAFETY: as the caller promises; the tiles' rows are below `x.rows`, their weight rows inside the panel.

@@ -13,6 +13,7 @@ mod gemv;
 mod plain;
 mod quantise;
 mod unpack;
+mod unrolled;
 
 use super::{Batched, Form, Kernel, Kernels};
 use crate::gguf::GgmlType;

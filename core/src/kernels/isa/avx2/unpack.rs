@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use super::RUN;
 use super::gemm::{Bytes, Repack, Unit, Unpacked, Words};
-use super::gemv::{Dot, dots_large, dots_split, dots_words};
+use super::gemv::{Dot, dot_large, dot_split, dot_words};
 use crate::kernels::activations::Row;
 use crate::kernels::formats::{
     Format, GROUP, Iq4Nl, LEVELS, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, q3k_scales, q45k_scales,
@@ -139,9 +139,9 @@ macro_rules! small {
 
             #[inline]
             #[target_feature(enable = "avx2,fma,f16c")]
-            unsafe fn dots<const FINE: bool, const R: usize>(rows: &[u8], row_bytes: usize, x: &Row<'_>) -> [f32; R] {
+            unsafe fn dot<const FINE: bool>(row: &[u8], x: &Row<'_>) -> f32 {
                 // SAFETY: as the caller promises.
-                unsafe { $dot::<Self, FINE, R>(rows, row_bytes, x) }
+                unsafe { $dot::<Self, FINE>(row, x) }
             }
         }
 
@@ -166,15 +166,15 @@ macro_rules! small {
     };
 }
 
-small!(Q4_0, coarse: Narrow<Self>, centred: true, largest: 8, dots_split, |p| _mm256_sub_epi8(nibbles(p.add(2)), _mm256_set1_epi8(8)));
-small!(Q4_1, coarse: Narrow<Self>, centred: false, largest: 15, dots_split, |p| nibbles(p.add(4)));
-small!(Q5_0, coarse: Narrow<Self>, centred: true, largest: 16, dots_split, |p| {
+small!(Q4_0, coarse: Narrow<Self>, centred: true, largest: 8, dot_split, |p| _mm256_sub_epi8(nibbles(p.add(2)), _mm256_set1_epi8(8)));
+small!(Q4_1, coarse: Narrow<Self>, centred: false, largest: 15, dot_split, |p| nibbles(p.add(4)));
+small!(Q5_0, coarse: Narrow<Self>, centred: true, largest: 16, dot_split, |p| {
     let five = _mm256_or_si256(nibbles(p.add(6)), fifth_bits(p.add(2)));
     _mm256_sub_epi8(five, _mm256_set1_epi8(16))
 });
-small!(Q5_1, coarse: Narrow<Self>, centred: false, largest: 31, dots_split, |p| _mm256_or_si256(nibbles(p.add(8)), fifth_bits(p.add(4))));
-small!(Q8_0, coarse: Self, centred: true, largest: 128, dots_words, |p| _mm256_loadu_si256(p.add(2).cast()));
-small!(Iq4Nl, coarse: Self, centred: true, largest: 127, dots_words, |p| {
+small!(Q5_1, coarse: Narrow<Self>, centred: false, largest: 31, dot_split, |p| _mm256_or_si256(nibbles(p.add(8)), fifth_bits(p.add(4))));
+small!(Q8_0, coarse: Self, centred: true, largest: 128, dot_words, |p| _mm256_loadu_si256(p.add(2).cast()));
+small!(Iq4Nl, coarse: Self, centred: true, largest: 127, dot_words, |p| {
     let levels = _mm256_broadcastsi128_si256(_mm_loadu_si128(LEVELS.as_ptr().cast()));
     _mm256_shuffle_epi8(levels, nibbles(p.add(2)))
 });
@@ -377,9 +377,9 @@ macro_rules! large {
 
             #[inline]
             #[target_feature(enable = "avx2,fma,f16c")]
-            unsafe fn dots<const FINE: bool, const R: usize>(rows: &[u8], row_bytes: usize, x: &Row<'_>) -> [f32; R] {
+            unsafe fn dot<const FINE: bool>(row: &[u8], x: &Row<'_>) -> f32 {
                 // SAFETY: as the caller promises.
-                unsafe { dots_large::<Self, FINE, R>(rows, row_bytes, x) }
+                unsafe { dot_large::<Self, FINE>(row, x) }
             }
         }
     };
