@@ -22,6 +22,7 @@ fn one_object_with_the_agreed_keys() {
                 "adapter",
                 "threads",
                 "kernels",
+                "activations",
                 "backend",
                 "load_ms",
                 "ttft_ms",
@@ -34,6 +35,7 @@ fn one_object_with_the_agreed_keys() {
             ]
         );
         assert_eq!((report["threads"].as_u64(), report["backend"].as_str()), (Some(2), Some("cpu")));
+        assert_eq!(report["activations"], "int15");
         for (name, n) in [("pp", 8), ("tg", 4)] {
             let rate = &report[name];
             assert_eq!(keys(rate), ["n", "tps_median", "tps_mean", "tps_sd"]);
