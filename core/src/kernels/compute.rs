@@ -188,6 +188,15 @@ impl<'a> Job<'a> {
             }
             return;
         }
+        if x.rows() == 1 {
+            // All at once, so that a kernel can read several long streams.
+            let data = self.w.row_range(start, end);
+            // SAFETY: `Job::new` checked that the output holds a number for each weight row; no other task has these.
+            let out = unsafe { std::slice::from_raw_parts_mut(self.out.add(start).cast::<[f32; 1]>(), end - start) };
+            // SAFETY: a `Compute` of this tier exists, so the CPU runs it; `data` is whole rows of the job's type, which chose
+            // the kernel; `Job::new` checked the activations' columns and form.
+            return unsafe { (self.kernel.one)(data, self.w.row_bytes(), &[x.row(0)], out) };
+        }
         for first in (start..end).step_by(PANEL_ROWS) {
             let panel = Panel { job: self, first, rows: PANEL_ROWS.min(end - first) };
             let done = match self.kernel.batch {

@@ -10,10 +10,10 @@ use super::{STEP, Unpack};
 use crate::kernels::activations::{COARSE, Row};
 use crate::kernels::formats::GROUP;
 
-/// Bytes ahead of the products that weights are asked for.
-const AHEAD: usize = 4096;
-/// Steps of so many bytes need no asking: arithmetic leaves the CPU's own prefetcher enough time, and more requests only slow it.
-const UNAIDED: usize = 256;
+/// Bytes ahead of the products that weights are asked for: the CPU's own prefetcher stops at the end of a page.
+const AHEAD: usize = 2048;
+/// Bytes of a cache line.
+const LINE: usize = 64;
 
 /// Weight rows multiplied together, which share the loads of the activations.
 const TOGETHER: usize = 2;
@@ -27,47 +27,46 @@ pub unsafe fn panel<F: Unpack, const FINE: bool>(
     out: &mut [[f32; 1]],
 ) {
     let [x] = x;
-    let mut rows = data.chunks_exact(TOGETHER * row_bytes);
-    let (outs, rest) = out.as_chunks_mut::<TOGETHER>();
-    // SAFETY: by the caller's promise the data are whole rows and the activations have as many columns, padded to whole steps.
-    unsafe {
-        for (rows, out) in rows.by_ref().zip(outs) {
-            *out = dots::<F, FINE, TOGETHER>(rows, row_bytes, x).map(|sum| [sum]);
-        }
-        for (row, out) in rows.remainder().chunks_exact(row_bytes).zip(rest) {
-            *out = dots::<F, FINE, 1>(row, row_bytes, x);
-        }
+    // One row of each half: two long streams, which the CPU's prefetcher follows, where neighbouring rows would be two that end
+    // with every row.
+    let half = out.len() / TOGETHER;
+    let row = |r: usize| data[r * row_bytes..][..row_bytes].as_ptr();
+    for r in 0..half {
+        // SAFETY: whole rows; by the caller's promise the activations have as many columns, padded to whole steps.
+        [out[r][0], out[half + r][0]] = unsafe { dots::<F, FINE, TOGETHER>([row(r), row(half + r)], row_bytes, x) };
+    }
+    for r in TOGETHER * half..out.len() {
+        // SAFETY: as above.
+        out[r] = unsafe { dots::<F, FINE, 1>([row(r)], row_bytes, x) };
     }
 }
 
 /// Two accumulators per row hide the latency of the additions.
 type Sums<const R: usize> = [[__m512; 2]; R];
 
-/// The products of `R` rows.
+/// The products of the rows that begin at `start`.
+///
+/// # Safety
+/// The CPU runs the tier; every row has `row_bytes` bytes of whole blocks and the activations as many columns, padded to whole steps.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn dots<F: Unpack, const FINE: bool, const R: usize>(rows: &[u8], row_bytes: usize, x: &Row<'_>) -> [f32; R] {
+unsafe fn dots<F: Unpack, const FINE: bool, const R: usize>(
+    start: [*const u8; R],
+    row_bytes: usize,
+    x: &Row<'_>,
+) -> [f32; R] {
     let mut sums: Sums<R> = [[_mm512_setzero_ps(); 2]; R];
-    let mut start = [rows.as_ptr(); R];
-    for (r, start) in start.iter_mut().enumerate() {
-        *start = start.wrapping_add(r * row_bytes);
-    }
     let steps = row_bytes / F::STEP_BYTES;
     let rest = row_bytes % F::STEP_BYTES;
     // SAFETY: the rows are `row_bytes` long each, and the activations are padded to whole steps.
     unsafe {
         for s in 0..steps {
-            if F::STEP_BYTES < UNAIDED {
-                for p in start {
-                    let ahead = p.wrapping_add(s * F::STEP_BYTES + AHEAD);
-                    for line in 0..F::STEP_BYTES.div_ceil(64) {
-                        _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(64 * line).cast());
-                    }
-                }
-            }
-            step::<F, FINE, R, 0>(start.map(|p| p.add(s * F::STEP_BYTES)), x, s * STEP, s * STEP, !0, &mut sums);
+            let p = start.map(|p| p.add(s * F::STEP_BYTES));
+            ask(p, F::STEP_BYTES);
+            step::<F, FINE, R, 0>(p, x, s * STEP, s * STEP, !0, &mut sums);
         }
         if rest > 0 {
+            ask(start.map(|p| p.add(steps * F::STEP_BYTES)), rest);
             let skip = (F::STEP_BYTES - rest) / F::BYTES;
             if steps > 0 {
                 // A last step that ends with the row; the blocks it shares with the step before it get scale and offset zero.
@@ -102,6 +101,21 @@ unsafe fn dots<F: Unpack, const FINE: bool, const R: usize>(rows: &[u8], row_byt
     std::array::from_fn(|r| totals[r])
 }
 
+/// Asks for the lines that begin [`AHEAD`] of the `bytes` bytes at each of `p`: each once, however long the steps are.
+#[inline(always)]
+fn ask<const R: usize>(p: [*const u8; R], bytes: usize) {
+    for p in p {
+        let p = p.wrapping_add(AHEAD);
+        let mut line = p.map_addr(|at| at.next_multiple_of(LINE));
+        let end = p.wrapping_add(bytes);
+        while line < end {
+            // SAFETY: prefetching reads nothing, wherever the address is.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
+            line = line.wrapping_add(LINE);
+        }
+    }
+}
+
 /// The sum of each vector's lanes; one vector's does not depend on the others.
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq")]
@@ -113,6 +127,7 @@ fn reduce(v: [__m512; TOGETHER]) -> [f32; TOGETHER] {
     let both = _mm_add_ps(both, _mm_movehl_ps(both, both));
     [_mm_cvtss_f32(both), _mm_cvtss_f32(_mm_movehdup_ps(both))]
 }
+
 /// Adds the products of the steps at `p` with elements `at..at + 256` of the activations, which begin at `split_at` in the
 /// split planes, from half `FIRST` on and of the groups in `keep`.
 #[inline]

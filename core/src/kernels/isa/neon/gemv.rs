@@ -22,37 +22,39 @@ macro_rules! product {
             x: &[Row<'_>; T],
             out: &mut [[f32; T]],
         ) {
-            let (together, rest) = out.as_chunks_mut::<ROWS>();
-            let (data, last) = data.split_at(together.len() * ROWS * row_bytes);
-            for (data, out) in data.chunks_exact(ROWS * row_bytes).zip(together) {
-                // SAFETY: as the caller promises; two rows of data.
-                unsafe { $rows::<F, FINE, T, ROWS>(data, row_bytes, x, out) };
+            // One row of each half: two long streams, which a CPU's prefetcher can follow.
+            let half = out.len() / ROWS;
+            let row = |r: usize| data[r * row_bytes..][..row_bytes].as_ptr();
+            for r in 0..half {
+                // SAFETY: as the caller promises; whole rows.
+                [out[r], out[half + r]] = unsafe { $rows::<F, FINE, T, ROWS>([row(r), row(half + r)], row_bytes, x) };
             }
-            for (data, out) in last.chunks_exact(row_bytes).zip(rest) {
-                // SAFETY: as the caller promises; one row of data.
-                unsafe { $rows::<F, FINE, T, 1>(data, row_bytes, x, std::array::from_mut(out)) };
+            for r in ROWS * half..out.len() {
+                // SAFETY: as above.
+                [out[r]] = unsafe { $rows::<F, FINE, T, 1>([row(r)], row_bytes, x) };
             }
         }
 
-        /// `R` rows.
+        /// The products of the rows that begin at `start`.
+        ///
+        /// # Safety
+        /// The CPU has the features; every row has `row_bytes` bytes of whole blocks, and the activations have as many columns.
         #[inline]
         #[target_feature(enable = $features)]
         unsafe fn $rows<F: Unpack, const FINE: bool, const T: usize, const R: usize>(
-            data: &[u8],
+            start: [*const u8; R],
             row_bytes: usize,
             x: &[Row<'_>; T],
-            out: &mut [[f32; T]; R],
-        ) {
+        ) -> [[f32; T]; R] {
             let zero = vdupq_n_s32(0);
             let mut sums = [[vdupq_n_f32(0.0); T]; R];
             let mut offsets = [[vdup_n_f32(0.0); T]; R];
             let mut scales = [const { Scales::new() }; R];
-            let data = data.as_ptr();
             for block in 0..row_bytes / F::BYTES {
                 // SAFETY: the caller promises R rows of whole blocks, and activations with a group of 16 for each of
                 // theirs, hence two groups for run `at`.
                 unsafe {
-                    let block_of = |r: usize| data.add(r * row_bytes + block * F::BYTES);
+                    let block_of = |r: usize| start[r].add(block * F::BYTES);
                     for r in 0..R {
                         F::scales(block_of(r), &mut scales[r]);
                     }
@@ -102,11 +104,13 @@ macro_rules! product {
                     }
                 }
             }
+            let mut totals = [[0.0; T]; R];
             for r in 0..R {
                 for t in 0..T {
-                    out[r][t] = vaddvq_f32(sums[r][t]) + vaddv_f32(offsets[r][t]);
+                    totals[r][t] = vaddvq_f32(sums[r][t]) + vaddv_f32(offsets[r][t]);
                 }
             }
+            totals
         }
     };
 }
