@@ -9,13 +9,13 @@
 
 use super::Tier;
 use super::attention::Set;
-use super::attention::lanes::Lanes;
 #[cfg(target_arch = "aarch64")]
 use super::attention::lanes::Neon;
 #[cfg(not(target_arch = "aarch64"))]
 use super::attention::lanes::Portable;
+use super::attention::lanes::Sums;
 #[cfg(target_arch = "x86_64")]
-use super::attention::lanes::{Avx2, Avx512};
+use super::attention::lanes::{Avx2, Avx512, Bf16Pairs};
 
 /// Columns of a panel of B, the lanes of a vector.
 pub const PANEL: usize = 16;
@@ -98,7 +98,7 @@ pub(super) struct Product {
 /// # Safety
 /// The CPU has the lanes' instruction set; rows and panels lie in the product's.
 #[inline(always)]
-unsafe fn block_body<L: Lanes, const M: usize, const P: usize>(
+unsafe fn block_body<L: Sums, const M: usize, const P: usize>(
     product: &Product,
     row: usize,
     panel: usize,
@@ -223,6 +223,8 @@ macro_rules! compiled {
 #[cfg(target_arch = "x86_64")]
 compiled!(avx512, Avx512, 4, "avx512f,avx2,fma,f16c");
 #[cfg(target_arch = "x86_64")]
+compiled!(bf16_pairs, Bf16Pairs, 4, "avx512f,avx512bf16");
+#[cfg(target_arch = "x86_64")]
 compiled!(avx2, Avx2, 1, "avx2,fma,f16c");
 #[cfg(target_arch = "aarch64")]
 compiled!(neon, Neon, 1);
@@ -248,6 +250,16 @@ impl Product {
                 Set::Neon => neon::product(self),
             }
         }
+    }
+
+    /// As [`run`](Self::run), where the elements of A and B are pairs of bf16, as the lanes have them, and `depth` counts those.
+    ///
+    /// # Safety
+    /// The CPU has AVX-512 BF16, and the pointers cover what the product indexes, the output exclusively.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) unsafe fn run_pairs(&self) {
+        // SAFETY: the caller's promise.
+        unsafe { bf16_pairs::product(self) }
     }
 }
 

@@ -4,17 +4,24 @@ use half::f16;
 #[cfg(not(target_arch = "aarch64"))]
 use half::slice::HalfFloatSliceExt;
 
+/// 16 f32 in registers, or what sums of products with 16 f32 are made from.
+///
+/// # Safety
+/// Of every function: the CPU has the instruction set, and pointers cover 16 elements, aligned or not.
+pub(in crate::kernels) trait Sums: Copy {
+    unsafe fn splat(x: f32) -> Self;
+    unsafe fn load(at: *const f32) -> Self;
+    unsafe fn store(self, at: *mut f32);
+    /// self · b + c.
+    unsafe fn mul_add(self, b: Self, c: Self) -> Self;
+}
+
 /// 16 f32 in registers.
 ///
 /// # Safety
 /// Of every function: the CPU has the instruction set, and pointers cover 16 elements, aligned or not.
-pub(in crate::kernels) trait Lanes: Copy {
-    unsafe fn splat(x: f32) -> Self;
-    unsafe fn load(at: *const f32) -> Self;
-    unsafe fn store(self, at: *mut f32);
+pub(in crate::kernels) trait Lanes: Sums {
     unsafe fn mul(self, b: Self) -> Self;
-    /// self · b + c.
-    unsafe fn mul_add(self, b: Self, c: Self) -> Self;
     unsafe fn load_f16(at: *const f16) -> Self;
     unsafe fn store_f16(self, at: *mut f16);
     unsafe fn load_i8(at: *const i8) -> Self;
@@ -28,7 +35,7 @@ pub(in crate::kernels) trait Lanes: Copy {
 pub(in crate::kernels) struct Portable([f32; 16]);
 
 #[cfg(not(target_arch = "aarch64"))]
-impl Lanes for Portable {
+impl Sums for Portable {
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {
         Self([x; 16])
@@ -44,16 +51,20 @@ impl Lanes for Portable {
         unsafe { at.cast::<[f32; 16]>().write_unaligned(self.0) }
     }
     #[inline(always)]
-    unsafe fn mul(mut self, b: Self) -> Self {
-        for i in 0..16 {
-            self.0[i] *= b.0[i];
-        }
-        self
-    }
-    #[inline(always)]
     unsafe fn mul_add(mut self, b: Self, c: Self) -> Self {
         for i in 0..16 {
             self.0[i] = self.0[i] * b.0[i] + c.0[i];
+        }
+        self
+    }
+}
+
+#[cfg(not(target_arch = "aarch64"))]
+impl Lanes for Portable {
+    #[inline(always)]
+    unsafe fn mul(mut self, b: Self) -> Self {
+        for i in 0..16 {
+            self.0[i] *= b.0[i];
         }
         self
     }
@@ -86,20 +97,20 @@ impl Lanes for Portable {
 }
 
 #[cfg(target_arch = "x86_64")]
-pub(in crate::kernels) use x86::{Avx2, Avx512};
+pub(in crate::kernels) use x86::{Avx2, Avx512, Bf16Pairs};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{Lanes, f16};
+    use super::{Lanes, Sums, f16};
 
     /// Needs AVX-512F.
     #[derive(Clone, Copy)]
     pub(in crate::kernels) struct Avx512(__m512);
 
     // The intrinsics are inlined once these functions are, into callers compiled for the instruction set.
-    impl Lanes for Avx512 {
+    impl Sums for Avx512 {
         #[inline(always)]
         unsafe fn splat(x: f32) -> Self {
             // SAFETY: the caller's promise, here and in the functions below.
@@ -116,14 +127,17 @@ mod x86 {
             unsafe { _mm512_storeu_ps(at, self.0) }
         }
         #[inline(always)]
-        unsafe fn mul(self, b: Self) -> Self {
-            // SAFETY: as above.
-            Self(unsafe { _mm512_mul_ps(self.0, b.0) })
-        }
-        #[inline(always)]
         unsafe fn mul_add(self, b: Self, c: Self) -> Self {
             // SAFETY: as above.
             Self(unsafe { _mm512_fmadd_ps(self.0, b.0, c.0) })
+        }
+    }
+
+    impl Lanes for Avx512 {
+        #[inline(always)]
+        unsafe fn mul(self, b: Self) -> Self {
+            // SAFETY: as above.
+            Self(unsafe { _mm512_mul_ps(self.0, b.0) })
         }
         #[inline(always)]
         unsafe fn load_f16(at: *const f16) -> Self {
@@ -147,11 +161,42 @@ mod x86 {
         }
     }
 
+    /// Needs AVX-512 BF16. As factors the bits of each f32 stand for two bf16, and a product is the sum of both's; sums are f32.
+    /// Numbers below the smallest normal one count as zero.
+    #[derive(Clone, Copy)]
+    pub(in crate::kernels) struct Bf16Pairs(__m512);
+
+    impl Sums for Bf16Pairs {
+        #[inline(always)]
+        unsafe fn splat(x: f32) -> Self {
+            // SAFETY: the caller's promise, here and in the functions below.
+            Self(unsafe { _mm512_set1_ps(x) })
+        }
+        #[inline(always)]
+        unsafe fn load(at: *const f32) -> Self {
+            // SAFETY: as above.
+            Self(unsafe { _mm512_loadu_ps(at) })
+        }
+        #[inline(always)]
+        unsafe fn store(self, at: *mut f32) {
+            // SAFETY: as above.
+            unsafe { _mm512_storeu_ps(at, self.0) }
+        }
+        #[inline(always)]
+        unsafe fn mul_add(self, b: Self, c: Self) -> Self {
+            // SAFETY: as above; any bits are bf16.
+            Self(unsafe {
+                let [a, b] = [self.0, b.0].map(|pairs| std::mem::transmute::<__m512, __m512bh>(pairs));
+                _mm512_dpbf16_ps(c.0, a, b)
+            })
+        }
+    }
+
     /// Needs AVX2, FMA and F16C.
     #[derive(Clone, Copy)]
     pub(in crate::kernels) struct Avx2(__m256, __m256);
 
-    impl Lanes for Avx2 {
+    impl Sums for Avx2 {
         #[inline(always)]
         unsafe fn splat(x: f32) -> Self {
             // SAFETY: the caller's promise, here and in the functions below.
@@ -172,14 +217,17 @@ mod x86 {
             }
         }
         #[inline(always)]
-        unsafe fn mul(self, b: Self) -> Self {
-            // SAFETY: as above.
-            unsafe { Self(_mm256_mul_ps(self.0, b.0), _mm256_mul_ps(self.1, b.1)) }
-        }
-        #[inline(always)]
         unsafe fn mul_add(self, b: Self, c: Self) -> Self {
             // SAFETY: as above.
             unsafe { Self(_mm256_fmadd_ps(self.0, b.0, c.0), _mm256_fmadd_ps(self.1, b.1, c.1)) }
+        }
+    }
+
+    impl Lanes for Avx2 {
+        #[inline(always)]
+        unsafe fn mul(self, b: Self) -> Self {
+            // SAFETY: as above.
+            unsafe { Self(_mm256_mul_ps(self.0, b.0), _mm256_mul_ps(self.1, b.1)) }
         }
         #[inline(always)]
         unsafe fn load_f16(at: *const f16) -> Self {
@@ -223,7 +271,7 @@ mod arm {
     use std::arch::aarch64::*;
     use std::arch::asm;
 
-    use super::{Lanes, f16};
+    use super::{Lanes, Sums, f16};
 
     /// NEON, which every AArch64 CPU has.
     #[derive(Clone, Copy)]
@@ -250,7 +298,7 @@ mod arm {
         out
     }
 
-    impl Lanes for Neon {
+    impl Sums for Neon {
         #[inline(always)]
         unsafe fn splat(x: f32) -> Self {
             // SAFETY: the caller's promise, here and in the functions below.
@@ -269,20 +317,23 @@ mod arm {
             }
         }
         #[inline(always)]
-        unsafe fn mul(mut self, b: Self) -> Self {
-            for i in 0..4 {
-                // SAFETY: as above.
-                self.0[i] = unsafe { vmulq_f32(self.0[i], b.0[i]) };
-            }
-            self
-        }
-        #[inline(always)]
         unsafe fn mul_add(self, b: Self, mut c: Self) -> Self {
             for i in 0..4 {
                 // SAFETY: as above.
                 c.0[i] = unsafe { vfmaq_f32(c.0[i], self.0[i], b.0[i]) };
             }
             c
+        }
+    }
+
+    impl Lanes for Neon {
+        #[inline(always)]
+        unsafe fn mul(mut self, b: Self) -> Self {
+            for i in 0..4 {
+                // SAFETY: as above.
+                self.0[i] = unsafe { vmulq_f32(self.0[i], b.0[i]) };
+            }
+            self
         }
         #[inline(always)]
         unsafe fn load_f16(at: *const f16) -> Self {

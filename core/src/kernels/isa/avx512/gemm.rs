@@ -32,8 +32,8 @@ pub unsafe fn unpack<F: Unpack>(data: &[u8], row_bytes: usize, start: usize, col
     let next = data.as_ptr().wrapping_add(data.len() + first_byte);
     for r in 0..rows {
         for line in (0..bytes + LINE - 1).step_by(LINE) {
-            // SAFETY: prefetching reads nothing, wherever the address is.
-            unsafe { _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(r * row_bytes + line).cast()) };
+            // Prefetching reads nothing, wherever the address is.
+            _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(r * row_bytes + line).cast());
         }
     }
     for half in 0..HALVES {

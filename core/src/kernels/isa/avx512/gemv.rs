@@ -31,13 +31,15 @@ pub unsafe fn panel<F: Unpack, const FINE: bool>(
     // with every row.
     let half = out.len() / TOGETHER;
     let row = |r: usize| data[r * row_bytes..][..row_bytes].as_ptr();
-    for r in 0..half {
+    let (first, rest) = out.split_at_mut(half);
+    let (second, last) = rest.split_at_mut(half);
+    for (r, ([first], [second])) in first.iter_mut().zip(second).enumerate() {
         // SAFETY: whole rows; by the caller's promise the activations have as many columns, padded to whole steps.
-        [out[r][0], out[half + r][0]] = unsafe { dots::<F, FINE, TOGETHER>([row(r), row(half + r)], row_bytes, x) };
+        [*first, *second] = unsafe { dots::<F, FINE, TOGETHER>([row(r), row(half + r)], row_bytes, x) };
     }
-    for r in TOGETHER * half..out.len() {
+    if let [last] = last {
         // SAFETY: as above.
-        out[r] = unsafe { dots::<F, FINE, 1>([row(r)], row_bytes, x) };
+        *last = unsafe { dots::<F, FINE, 1>([row(TOGETHER * half)], row_bytes, x) };
     }
 }
 

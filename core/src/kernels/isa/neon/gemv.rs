@@ -25,13 +25,15 @@ macro_rules! product {
             // One row of each half: two long streams, which a CPU's prefetcher can follow.
             let half = out.len() / ROWS;
             let row = |r: usize| data[r * row_bytes..][..row_bytes].as_ptr();
-            for r in 0..half {
+            let (first, rest) = out.split_at_mut(half);
+            let (second, last) = rest.split_at_mut(half);
+            for (r, (first, second)) in first.iter_mut().zip(second).enumerate() {
                 // SAFETY: as the caller promises; whole rows.
-                [out[r], out[half + r]] = unsafe { $rows::<F, FINE, T, ROWS>([row(r), row(half + r)], row_bytes, x) };
+                [*first, *second] = unsafe { $rows::<F, FINE, T, ROWS>([row(r), row(half + r)], row_bytes, x) };
             }
-            for r in ROWS * half..out.len() {
+            if let [last] = last {
                 // SAFETY: as above.
-                [out[r]] = unsafe { $rows::<F, FINE, T, 1>([row(r)], row_bytes, x) };
+                [*last] = unsafe { $rows::<F, FINE, T, 1>([row(ROWS * half)], row_bytes, x) };
             }
         }
 
