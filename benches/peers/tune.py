@@ -7,6 +7,7 @@ score the same held-out texts; the defaults of `timbre tune`, PEFT with the sett
 """
 
 import argparse
+import functools
 import json
 import os
 import statistics
@@ -19,12 +20,12 @@ ROOT = os.path.dirname(os.path.dirname(HERE))
 DATA = os.path.join(ROOT, "benches", "data")
 
 
-def timbre(args, data, heldout, method):
+def timbre(args, data, heldout, method, activations="int15"):
     with tempfile.TemporaryDirectory() as folder:
         out = os.path.join(folder, "adapter")
         command = [args.timbre, "tune", "--model", args.model, "--data", data, "--heldout", heldout, "--out", out, "--json"]
         command += ["--method", method, "--steps", str(args.steps), "--batch", "4", "--max-length", "160", "--seed", "2024"]
-        command += ["--evaluations", "0", "-t", str(args.t)]
+        command += ["--evaluations", "0", "-t", str(args.t), "--activations", activations]
         run = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         rows = [json.loads(line) for line in run.stdout.splitlines()]
         steps = [row for row in rows if "ms" in row]
@@ -69,8 +70,9 @@ def main():
     if args.only:
         with open(args.out, encoding="utf-8") as file:
             runs.update(json.load(file)["runs"])
+    contenders = {"timbre": timbre, "timbre int8": functools.partial(timbre, activations="int8"), "peft": peft}
     for method in ("fourier", "lora"):
-        for who, run in (("timbre", timbre), ("peft", peft)):
+        for who, run in contenders.items():
             if args.only not in (None, f"{who}, {method}"):
                 continue
             row = runs[f"{who}, {method}"] = run(args, data, heldout, method)

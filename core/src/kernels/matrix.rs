@@ -1,5 +1,7 @@
 //! A weight matrix as it lies in the mapped file.
 
+use std::ops::Range;
+
 use super::KernelError;
 use crate::gguf::GgmlType;
 
@@ -60,6 +62,12 @@ impl<'a> Matrix<'a> {
     /// If `i` is not below [`rows`](Self::rows).
     pub fn row(&self, i: usize) -> &'a [u8] {
         self.row_range(i, i + 1)
+    }
+
+    /// The bytes of columns of row `i`, which are whole blocks.
+    pub(super) fn columns(&self, i: usize, columns: Range<usize>) -> &'a [u8] {
+        let (len, bytes) = (self.ty.block_len(), self.ty.block_bytes());
+        &self.row(i)[columns.start / len * bytes..columns.end / len * bytes]
     }
 
     /// The bytes of rows `start..end`.

@@ -25,6 +25,7 @@ mod matrix;
 mod panel;
 mod parallel;
 mod pool;
+mod prefetch;
 mod tier;
 mod transpose;
 mod transposed;

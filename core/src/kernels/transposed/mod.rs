@@ -13,6 +13,7 @@ use std::sync::{Mutex, PoisonError};
 #[cfg(target_arch = "x86_64")]
 use super::Tier;
 use super::gemm::{PANEL, Product, set_of};
+use super::prefetch::prefetch;
 use super::{Aligned, Compute, Matrix};
 #[cfg(target_arch = "x86_64")]
 pub use decode::plain;
@@ -27,6 +28,8 @@ const STRIP: usize = 2 * PANEL;
 /// brought in for nothing.
 const WIDE: usize = 4 * STRIP;
 
+/// Rows decoded at a time are a multiple of this: whole vectors of pairs of rounded numbers.
+const DEPTH_STEP: usize = 32;
 /// Elements of g that a worker holds rounded, two in one: 48 KB, 48 rows or more.
 const ROUNDED: usize = 48 * (HELD / STRIP / 2);
 
@@ -103,14 +106,24 @@ impl Compute {
             let Worker { held, rounded } = &mut *worker;
             let start = task * strip;
             let width = strip.min(cols - start);
-            let depth = HELD / width.next_multiple_of(PANEL);
+            // Whole pairs, whatever the strip is: the same sums.
+            let depth = HELD / width.next_multiple_of(PANEL) / DEPTH_STEP * DEPTH_STEP;
             let mut accumulate = false;
-            for (w, g) in pairs {
+            for (i, (w, g)) in pairs.iter().enumerate() {
                 let decode = (self.kernels().decoder)(w.ty());
                 for from in (0..w.rows()).step_by(depth) {
                     let to = w.rows().min(from + depth);
                     // SAFETY: a `Compute` of this tier exists, so the CPU runs it.
                     unsafe { decode(w.row_range(from, to), w.row_bytes(), (start, width), depth, held) };
+                    // What is decoded next, which would be waited for: its rows are short and far apart.
+                    let (next, first, column) = match pairs.get(i + 1) {
+                        _ if to < w.rows() => (w, to, start),
+                        Some((next, _)) => (next, 0, start),
+                        None => (&pairs[0].0, 0, start + width),
+                    };
+                    for row in first..next.rows().min(first + depth) {
+                        prefetch(next.columns(row, column..cols.min(column + width)));
+                    }
                     let product = Product {
                         a: (g[from..].as_ptr(), w.rows(), 1),
                         b: (held.as_ptr(), PANEL, depth * PANEL),
