@@ -30,8 +30,8 @@ const WIDE: usize = 4 * STRIP;
 
 /// Rows decoded at a time are a multiple of this: whole vectors of pairs of rounded numbers.
 const DEPTH_STEP: usize = 32;
-/// Elements of g that a worker holds rounded, two in one: 48 KB, 48 rows or more.
-const ROUNDED: usize = 48 * (HELD / STRIP / 2);
+/// Elements of g that a worker holds rounded, two in one, where a CPU may have products of those: 48 KB, 48 rows or more.
+const ROUNDED: usize = if cfg!(target_arch = "x86_64") { 48 * (HELD / STRIP / 2) } else { 0 };
 
 /// What the products need per worker.
 #[derive(Debug)]
@@ -143,7 +143,10 @@ impl Compute {
                             false => product.run(set),
                         }
                         #[cfg(not(target_arch = "x86_64"))]
-                        product.run(set);
+                        {
+                            let _ = &rounded;
+                            product.run(set);
+                        }
                     }
                     accumulate = true;
                 }
