@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use super::activations::Row;
 use super::isa::{Batched, Form, Kernel, Kernels, PanelFn};
 use super::panel::{self, MultiplyFn, Target, UnpackFn};
+use super::prefetch::prefetch;
 use super::{ActivationType, Activations, KernelChoice, KernelError, Matrix, Pool, Tier};
 use crate::gguf::GgmlType;
 
@@ -221,6 +222,10 @@ impl<'a> Job<'a> {
         let data = w.row_range(rows.start, rows.end);
         for start in (0..w.cols()).step_by(columns) {
             let cols = columns.min(w.cols() - start);
+            // The rows of the panel after this one: they arrive in the second-level cache while this one is multiplied.
+            for row in rows.end..w.rows().min(rows.end + panel::PANEL_ROWS) {
+                prefetch(w.columns(row, start..start + cols));
+            }
             let target = Target {
                 // SAFETY: a weight row of the job, and the output has one for each.
                 out: unsafe { self.out.add(rows.start) },

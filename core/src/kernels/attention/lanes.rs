@@ -164,31 +164,31 @@ mod x86 {
     /// Needs AVX-512 BF16. As factors the bits of each f32 stand for two bf16, and a product is the sum of both's; sums are f32.
     /// Numbers below the smallest normal one count as zero.
     #[derive(Clone, Copy)]
-    pub(in crate::kernels) struct Bf16Pairs(__m512);
+    pub(in crate::kernels) struct Bf16Pairs(Avx512);
 
     impl Sums for Bf16Pairs {
         #[inline(always)]
         unsafe fn splat(x: f32) -> Self {
             // SAFETY: the caller's promise, here and in the functions below.
-            Self(unsafe { _mm512_set1_ps(x) })
+            Self(unsafe { Avx512::splat(x) })
         }
         #[inline(always)]
         unsafe fn load(at: *const f32) -> Self {
             // SAFETY: as above.
-            Self(unsafe { _mm512_loadu_ps(at) })
+            Self(unsafe { Avx512::load(at) })
         }
         #[inline(always)]
         unsafe fn store(self, at: *mut f32) {
             // SAFETY: as above.
-            unsafe { _mm512_storeu_ps(at, self.0) }
+            unsafe { self.0.store(at) }
         }
         #[inline(always)]
         unsafe fn mul_add(self, b: Self, c: Self) -> Self {
             // SAFETY: as above; any bits are bf16.
-            Self(unsafe {
-                let [a, b] = [self.0, b.0].map(|pairs| std::mem::transmute::<__m512, __m512bh>(pairs));
-                _mm512_dpbf16_ps(c.0, a, b)
-            })
+            Self(Avx512(unsafe {
+                let [a, b] = [self.0.0, b.0.0].map(|pairs| std::mem::transmute::<__m512, __m512bh>(pairs));
+                _mm512_dpbf16_ps(c.0.0, a, b)
+            }))
         }
     }
 

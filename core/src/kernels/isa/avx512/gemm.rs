@@ -16,8 +16,6 @@ use crate::kernels::panel::{Batch, MultiplyFn, PANEL_ROWS, Panel, Target};
 const TILE: usize = 6;
 /// Vectors of weight rows in a tile.
 const HALVES: usize = PANEL_ROWS / 16;
-/// Bytes of a cache line.
-const LINE: usize = 64;
 /// Columns of a step, which is what the formats unpack at a time.
 const STEP: usize = super::STEP;
 
@@ -28,14 +26,6 @@ pub unsafe fn unpack<F: Unpack>(data: &[u8], row_bytes: usize, start: usize, col
     let first_byte = start / F::LEN * F::BYTES;
     let bytes = cols / F::LEN * F::BYTES;
     let (lanes, scales, offsets) = (panel.lanes(), panel.scales(), panel.offsets());
-    // The rows of the panel after this one: they arrive in the second-level cache while this one is multiplied.
-    let next = data.as_ptr().wrapping_add(data.len() + first_byte);
-    for r in 0..rows {
-        for line in (0..bytes + LINE - 1).step_by(LINE) {
-            // Prefetching reads nothing, wherever the address is.
-            _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(r * row_bytes + line).cast());
-        }
-    }
     for half in 0..HALVES {
         let row: [&[u8]; 16] = std::array::from_fn(|r| {
             let r = (16 * half + r).min(rows - 1);
