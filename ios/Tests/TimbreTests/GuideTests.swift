@@ -11,16 +11,17 @@ final class GuideTests: XCTestCase {
     func testTheGuideLearnsAVoiceOnceAndSpeaksWithIt() async throws {
         let voice = try temporaryFolder(for: self).appendingPathComponent("mine.safetensors")
         let messages = (1...6).map { "Message \($0): see you at the harbour, bring bread, the boat leaves at noon sharp." }
-        var shown = [[String]]()
+        // Where a reply is cut into pieces depends on how fast they are read; what they say together does not.
+        var shown = [String]()
         for _ in 0..<2 {
-            var pieces: [String] = []
+            var text = ""
             try await personalise(
                 modelURL: Fixtures.smolLM2, voiceURL: voice, messages: messages, budget: .steps(3)
-            ) { pieces.append($0) }
-            shown.append(pieces)
+            ) { text += $0 }
+            shown.append(text)
         }
         XCTAssertTrue(FileManager.default.fileExists(atPath: voice.path))
-        XCTAssertGreaterThan(shown[0].count, 10)
+        XCTAssertGreaterThan(shown[0].count, 40)
         XCTAssertEqual(shown[0], shown[1])
     }
 }
