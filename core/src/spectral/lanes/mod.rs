@@ -15,48 +15,13 @@ mod rows;
 
 use num_complex::Complex32;
 
+pub use crate::kernels::{LANES, LaneBin};
 use crate::kernels::{Widest, widest};
 pub(super) use passes::fma;
 use passes::{Stage, circle, radices, times};
 
-/// Rows that are transformed together.
-pub const LANES: usize = 16;
-
-/// One bin of as many spectra; or, in time, two consecutive elements of as many rows.
-#[derive(Debug, Clone, Copy, PartialEq)]
-#[repr(C, align(64))]
-pub struct LaneBin {
-    pub(super) re: [f32; LANES],
-    pub(super) im: [f32; LANES],
-}
-
-impl LaneBin {
-    /// Zero in every lane.
-    pub const ZERO: Self = Self { re: [0.0; LANES], im: [0.0; LANES] };
-
-    /// Real and imaginary parts, lane by lane.
-    pub fn from_lanes(of: impl Fn(usize) -> (f32, f32)) -> Self {
-        Self { re: std::array::from_fn(|lane| of(lane).0), im: std::array::from_fn(|lane| of(lane).1) }
-    }
-
-    /// The number in a lane.
-    #[inline(always)]
-    pub fn lane(&self, lane: usize) -> Complex32 {
-        Complex32::new(self.re[lane], self.im[lane])
-    }
-
-    #[inline(always)]
-    fn set(&mut self, lane: usize, z: Complex32) {
-        self.re[lane] = z.re;
-        self.im[lane] = z.im;
-    }
-}
-
-impl Default for LaneBin {
-    fn default() -> Self {
-        Self::ZERO
-    }
-}
+/// Elements whose passes stay in a first-level cache of 32 KB, with room for what else is touched.
+const CACHED: usize = (16 << 10) / size_of::<LaneBin>();
 
 /// Spectra that a [`LaneFft`] made.
 #[derive(Debug, Clone, Copy)]
@@ -162,6 +127,14 @@ impl LaneFft {
         );
     }
 
+    /// The passes over all elements, and those that then go through one block after the other, each of so many elements
+    /// that it stays in the first-level cache meanwhile.
+    fn passes(&self) -> (&[Stage], &[Stage], usize) {
+        let wide = self.stages.iter().take_while(|stage| stage.block() > CACHED).count();
+        let (wide, narrow) = self.stages.split_at(wide);
+        (wide, narrow, narrow.first().map_or(self.half, Stage::block))
+    }
+
     /// The slots of every pair of bins `(k, M − k)`, `0 < k < M/2`, and `e^{−2πi·k/N}`.
     #[inline(always)]
     fn pairs(&self) -> impl Iterator<Item = ((&u32, &u32), &Complex32)> {
@@ -181,15 +154,16 @@ impl LaneFft {
     #[inline(always)]
     fn split<const F: bool>(&self, bins: &mut [LaneBin]) {
         for ((&low, &high), w) in self.pairs() {
-            let Ok([low, high]) = bins.get_disjoint_mut([low as usize, high as usize]) else { continue };
+            let (mut first, mut second) = (bins[low as usize], bins[high as usize]);
             let w = w * 0.5;
             for l in 0..LANES {
-                let (a, b) = (low.lane(l), high.lane(l));
+                let (a, b) = (first.lane(l), second.lane(l));
                 let even = Complex32::new(0.5 * (a.re + b.re), 0.5 * (a.im - b.im));
                 let odd = times::<F>(Complex32::new(a.im + b.im, b.re - a.re), w);
-                low.set(l, even + odd);
-                high.set(l, (even - odd).conj());
+                first.set(l, even + odd);
+                second.set(l, (even - odd).conj());
             }
+            (bins[low as usize], bins[high as usize]) = (first, second);
         }
         if let Some(middle) = self.middle(bins) {
             middle.im.iter_mut().for_each(|im| *im = -*im);
@@ -208,16 +182,17 @@ impl LaneFft {
     #[inline(always)]
     fn merge<const F: bool>(&self, bins: &mut [LaneBin]) {
         for ((&low, &high), w) in self.pairs() {
-            let Ok([low, high]) = bins.get_disjoint_mut([low as usize, high as usize]) else { continue };
+            let (mut first, mut second) = (bins[low as usize], bins[high as usize]);
             for l in 0..LANES {
-                let (a, b) = (low.lane(l), high.lane(l));
+                let (a, b) = (first.lane(l), second.lane(l));
                 let sum = Complex32::new(a.re + b.re, a.im - b.im);
                 // i·D times the conjugate of w.
                 let turned = times::<F>(Complex32::new(-(a.im + b.im), a.re - b.re), w.conj());
                 let (z, y) = (sum + turned, sum - turned);
-                low.set(l, Complex32::new(z.im, z.re));
-                high.set(l, Complex32::new(-y.im, y.re));
+                first.set(l, Complex32::new(z.im, z.re));
+                second.set(l, Complex32::new(-y.im, y.re));
             }
+            (bins[low as usize], bins[high as usize]) = (first, second);
         }
         if let Some(middle) = self.middle(bins) {
             for l in 0..LANES {
@@ -248,8 +223,14 @@ impl Widest for Forward<'_> {
         let Self { fft, rows, spectra } = self;
         let complex = &mut spectra[..fft.half];
         rows::load(rows, fft.len(), complex);
-        for stage in &fft.stages {
+        let (wide, narrow, block) = fft.passes();
+        for stage in wide {
             stage.down::<F>(complex);
+        }
+        for block in complex.chunks_exact_mut(block) {
+            for stage in narrow {
+                stage.down::<F>(block);
+            }
         }
         fft.split::<F>(spectra);
     }
@@ -270,7 +251,13 @@ impl Widest for Inverse<'_> {
         let Self { fft, folded, rows, order } = self;
         fft.merge::<F>(folded);
         let complex = &mut folded[..fft.half];
-        for stage in fft.stages.iter().rev() {
+        let (wide, narrow, block) = fft.passes();
+        for block in complex.chunks_exact_mut(block) {
+            for stage in narrow.iter().rev() {
+                stage.up::<F>(block);
+            }
+        }
+        for stage in wide.iter().rev() {
             stage.up::<F>(complex);
         }
         rows::add(complex, fft.len(), rows, order);

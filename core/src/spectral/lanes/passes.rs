@@ -47,6 +47,11 @@ impl Stage {
         Self { radix, m, twiddles }
     }
 
+    /// Elements that are transformed apart from all others.
+    pub(super) fn block(&self) -> usize {
+        self.radix * self.m
+    }
+
     /// Decimation in frequency: natural order in, the blocks' order out.
     #[inline(always)]
     pub(super) fn down<const F: bool>(&self, x: &mut [LaneBin]) {

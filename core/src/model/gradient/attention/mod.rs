@@ -11,7 +11,7 @@ use super::super::Decoder;
 use super::super::blocks::{Heads, Turn};
 use super::packed::{Packed, Segment};
 use crate::kernels::gemm::{Left, PANEL, Right, multiply};
-use crate::kernels::{Aligned, Pool, TILE, Tile, derivative, for_each_chunk, for_each_span, transpose, vector};
+use crate::kernels::{Aligned, LANES, Pool, derivative, for_each_chunk, for_each_span, turn, vector};
 
 /// Query rows of a tile: whole register tiles of the products.
 const ROWS: usize = 24;
@@ -52,7 +52,7 @@ impl AttentionScratch {
 
     /// For heads of `dim` elements at most.
     fn for_heads(dim: usize, rows: usize, threads: usize) -> Self {
-        let rows = rows.next_multiple_of(TILE);
+        let rows = rows.next_multiple_of(LANES);
         let head = || Aligned::new(rows * padded(dim));
         let scores = || Aligned::new(ROWS * rows);
         let worker = || Worker {
@@ -73,12 +73,12 @@ impl AttentionScratch {
 
     /// Elements of all buffers of a worker.
     pub fn words(decoder: &Decoder, rows: usize) -> usize {
-        9 * Self::padded_rows(decoder, rows) + 2 * ROWS * rows.next_multiple_of(TILE)
+        9 * Self::padded_rows(decoder, rows) + 2 * ROWS * rows.next_multiple_of(LANES)
     }
 
     fn padded_rows(decoder: &Decoder, rows: usize) -> usize {
         let dim = decoder.layers.iter().map(|l| padded(l.attention.heads.dim)).max().unwrap_or(0);
-        rows.next_multiple_of(TILE) * dim
+        rows.next_multiple_of(LANES) * dim
     }
 }
 
@@ -119,15 +119,8 @@ fn load(
 
 /// Rows of `stride` elements with rows in the lanes: panel p, element d at `[(p · stride + d) · PANEL..]`.
 fn turn_round(from: &[f32], stride: usize, to: &mut [f32]) {
-    let (mut tile, mut turned): (Tile, Tile) = ([[0.0; TILE]; TILE], [[0.0; TILE]; TILE]);
-    for (rows, panel) in from.chunks_exact(TILE * stride).zip(to.chunks_exact_mut(TILE * stride)) {
-        for (d, panel) in (0..stride).step_by(TILE).zip(panel.chunks_exact_mut(TILE * TILE)) {
-            for (line, row) in tile.iter_mut().zip(rows.chunks_exact(stride)) {
-                line.copy_from_slice(&row[d..d + TILE]);
-            }
-            transpose(&tile, &mut turned);
-            panel.copy_from_slice(turned.as_flattened());
-        }
+    for (rows, panel) in from.chunks_exact(LANES * stride).zip(to.chunks_exact_mut(LANES * stride)) {
+        turn(|line| &rows[line * stride..][..stride], panel.as_chunks_mut().0);
     }
 }
 
@@ -141,7 +134,7 @@ impl Inputs<'_> {
         load(seen.clone(), self.k, of_kv, &mut worker.k, |row, x, out| self.k_turn.apply(row, x, out));
         load(seen, self.v, of_kv, &mut worker.v, |_, x, out| out.copy_from_slice(x));
         let stride = padded(dim);
-        let held = segment.end().next_multiple_of(TILE) * stride;
+        let held = segment.end().next_multiple_of(LANES) * stride;
         worker.k[segment.end() * stride..held].fill(0.0);
         worker.v[segment.end() * stride..held].fill(0.0);
         turn_round(&worker.k[..held], stride, &mut worker.keys);
@@ -241,7 +234,7 @@ impl Inputs<'_> {
                 self.load(head, segment, &mut worker);
                 let copy = |_, x: &[f32], out: &mut [f32]| out.copy_from_slice(x);
                 load((segment, own.clone()), g, (count * dim, head, dim), &mut worker.g, copy);
-                let held = segment.end().next_multiple_of(TILE) * stride;
+                let held = segment.end().next_multiple_of(LANES) * stride;
                 {
                     let Worker { v, values, dk, dv, .. } = &mut *worker;
                     turn_round(&v[..held], stride, values);
