@@ -10,7 +10,7 @@ use adapter_support::{config, planned, shape, weights};
 use model_support::{HIDDEN, INNER, LAYERS, Tiny, noise};
 use serde_json::json;
 use timbre::adapter::{Adapter, AdapterError, AdapterFile, Delta, LoraDelta, LoraScale, Module};
-use timbre::model::{ActiveAdapters, BoundAdapter, Model, ModelError};
+use timbre::model::{ActiveAdapters, BoundAdapter, Model, ModelError, ModelOptions};
 use timbre::session::{CancelHandle, Session, SessionError, SessionOptions, SwapPolicy};
 use timbre::spectral::PlanCache;
 
@@ -60,6 +60,38 @@ fn one_that_fits_changes_every_logit() {
     }
 }
 
+const LINEARS: [(&str, (usize, usize)); 7] = [
+    ("self_attn.q_proj", Q),
+    ("self_attn.k_proj", V),
+    ("self_attn.v_proj", V),
+    ("self_attn.o_proj", (HIDDEN, 64)),
+    ("mlp.gate_proj", (INNER, HIDDEN)),
+    ("mlp.up_proj", (INNER, HIDDEN)),
+    ("mlp.down_proj", (HIDDEN, INNER)),
+];
+
+#[test]
+fn a_single_row_does_not_depend_on_who_computes_its_changes() {
+    for tiny in Tiny::both() {
+        // One thread does all, two share products and changes, with more each linear's change is a task of its own.
+        let logits = [1, 2, 3, 5].map(|threads| {
+            let model = tiny.open_with(&ModelOptions { threads: Some(threads), ..ModelOptions::default() }).unwrap();
+            let mut session = Session::new(model.clone(), &SessionOptions::default()).unwrap();
+            let name = |i: usize, linear: &str| format!("model.layers.{i}.{linear}");
+            let every = (0..LAYERS).flat_map(|i| LINEARS.map(|(linear, shape)| module(&name(i, linear), shape)));
+            let list = vec![(bind(&model, every.collect()).unwrap(), 0.5)];
+            session.set_adapters(ActiveAdapters::new(list).unwrap(), SwapPolicy::Recompute).unwrap();
+            let mut all = Vec::new();
+            for token in [1, 4, 5] {
+                session.push(&[token]);
+                all.extend_from_slice(session.logits(&CancelHandle::default()).unwrap());
+            }
+            all
+        });
+        assert!(logits.iter().all(|other| *other == logits[0]));
+    }
+}
+
 /// A change of rank 2.
 fn low_rank(name: &str, (rows, cols): (usize, usize)) -> Module {
     let (a, b) = (noise(&format!("{name} A"), 2 * cols, 0.5), noise(&format!("{name} B"), rows * 2, 0.5));
@@ -70,15 +102,6 @@ fn low_rank(name: &str, (rows, cols): (usize, usize)) -> Module {
 
 #[test]
 fn a_change_of_low_rank_fits_on_every_linear_or_not_at_all() {
-    const LINEARS: [(&str, (usize, usize)); 7] = [
-        ("self_attn.q_proj", Q),
-        ("self_attn.k_proj", V),
-        ("self_attn.v_proj", V),
-        ("self_attn.o_proj", (HIDDEN, 64)),
-        ("mlp.gate_proj", (INNER, HIDDEN)),
-        ("mlp.up_proj", (INNER, HIDDEN)),
-        ("mlp.down_proj", (HIDDEN, INNER)),
-    ];
     for tiny in Tiny::both() {
         let model = tiny.open().unwrap();
         let mut session = Session::new(model.clone(), &SessionOptions::default()).unwrap();

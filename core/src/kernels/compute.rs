@@ -98,22 +98,43 @@ impl Compute {
     /// # Panics
     /// As [`matmul`](Self::matmul), for any of the products.
     pub fn matmul_group(&self, jobs: &mut [(Matrix<'_>, &mut [f32])], x: &Activations) {
+        self.matmul_group_beside(jobs, x, 0, &|_, _| {});
+    }
+
+    /// [`matmul_group`](Self::matmul_group), and in the same job of the pool `task(worker, i)` for every `i` below `tasks`, begun
+    /// before the products: what would keep one thread busy alone is done while the others multiply.
+    ///
+    /// # Panics
+    /// As [`matmul_group`](Self::matmul_group), and with a task that panics.
+    pub fn matmul_group_beside(
+        &self,
+        jobs: &mut [(Matrix<'_>, &mut [f32])],
+        x: &Activations,
+        tasks: usize,
+        task: &(dyn Fn(usize, usize) + Sync),
+    ) {
+        if jobs.is_empty() {
+            return self.pool.run_indexed(tasks, task);
+        }
+        let mut beside = tasks;
         for jobs in jobs.chunks_mut(GROUP_JOBS) {
             let mut group = [const { None }; GROUP_JOBS];
-            let mut tasks = 0;
+            let mut tasks = beside;
             for (slot, (w, out)) in group.iter_mut().zip(jobs) {
                 let job = Job::new(self, *w, x, out);
                 tasks += job.tasks();
                 *slot = Some(job);
             }
-            self.pool.run_indexed(tasks, &|worker, mut task| {
+            self.pool.run_indexed(tasks, &|worker, i| {
+                let Some(mut i) = i.checked_sub(beside) else { return task(worker, i) };
                 for job in group.iter().flatten() {
-                    if task < job.tasks() {
-                        return job.run(task, x, &self.panels[worker]);
+                    if i < job.tasks() {
+                        return job.run(i, x, &self.panels[worker]);
                     }
-                    task -= job.tasks();
+                    i -= job.tasks();
                 }
             });
+            beside = 0;
         }
     }
 

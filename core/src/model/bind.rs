@@ -1,13 +1,12 @@
 //! Adapters bound to a model: module names turned into places in the decoder, everything checked, nothing copied.
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
-use crate::adapter::{Adapter, AdapterError, Delta, DeltaBlock};
+use crate::adapter::{Adapter, AdapterError, Delta};
 use crate::gguf::Gguf;
-use crate::kernels::{Pool, for_each_chunk};
 
-use super::weights::{Linear, LinearKind};
+use super::weights::LinearKind;
 use super::{Decoder, ModelError};
 
 /// Missing modules named in an error; an adapter for another model would list hundreds.
@@ -238,53 +237,6 @@ impl ActiveAdapters {
     pub fn same(&self, other: &Self) -> bool {
         self.list.len() == other.list.len()
             && self.list.iter().zip(&other.list).all(|(a, b)| Arc::ptr_eq(&a.0, &b.0) && a.1 == b.1)
-    }
-
-    /// outs\[i\] += Σ weight · ΔW x for linears that read the same rows `x`; the forward transform of a row is shared by
-    /// all linears and adapters, the inverse transform of a linear by all adapters.
-    pub(super) fn apply<const N: usize>(
-        &self,
-        pool: &Pool,
-        scratch: &[Mutex<DeltaBlock>],
-        layer: usize,
-        group: [(LinearKind, &Linear); N],
-        x: &[f32],
-        outs: [&mut [f32]; N],
-    ) {
-        let touched =
-            |(kind, _): &(LinearKind, &Linear)| self.list.iter().any(|(b, _)| b.delta(layer, *kind).is_some());
-        if !group.iter().any(touched) {
-            return;
-        }
-        let cols = group[0].1.shape().1;
-        // A single row takes the transforms of one row; any others go in blocks, whose rows do not depend on each other.
-        let block = if x.len() == cols { 1 } else { DeltaBlock::ROWS };
-        let lengths = group.map(|(_, linear)| linear.shape().0);
-        let mut chunks = lengths.iter().map(|len| len * block);
-        let outputs = outs.map(|out| (out, chunks.next().unwrap_or(1)));
-        for_each_chunk(pool, outputs, |worker, index, outs| {
-            let x = x.chunks(block * cols).nth(index).unwrap_or_default();
-            let mut scratch = scratch[worker].lock().unwrap_or_else(PoisonError::into_inner);
-            scratch.begin_input();
-            scratch.row().begin_input();
-            for ((kind, linear), out) in group.iter().zip(outs) {
-                if !touched(&(*kind, linear)) {
-                    continue;
-                }
-                let deltas = self.list.iter().filter_map(|(bound, weight)| Some((bound.delta(layer, *kind)?, *weight)));
-                let order = linear.row_order.as_deref();
-                if block == 1 {
-                    let row = scratch.row();
-                    row.begin_output();
-                    deltas.for_each(|(delta, weight)| delta.apply(weight, x, row));
-                    row.finish(out, order);
-                } else {
-                    scratch.begin_output();
-                    deltas.for_each(|(delta, weight)| delta.apply_rows(weight, x, &mut scratch));
-                    scratch.finish(out, linear.shape().0, order);
-                }
-            }
-        });
     }
 }
 

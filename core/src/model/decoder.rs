@@ -3,11 +3,11 @@
 use std::ops::Range;
 use std::sync::Mutex;
 
-use crate::adapter::DeltaBlock;
 use crate::gguf::Gguf;
 use crate::kernels::{Activations, Compute, dequantize, for_each_chunk, vector};
 
 use super::blocks::{Attention, Mlp, RmsNorm, Rope, Turn};
+use super::changes::{ChangeScratch, Changes};
 use super::kv::KvCache;
 use super::weights::{Linear, LinearKind};
 use super::{ActiveAdapters, ModelError, Scratch};
@@ -186,7 +186,7 @@ impl Decoder {
         let attention = &layer.attention;
         let heads = &attention.heads;
         let (q_len, kv_len) = (heads.q_len(), heads.kv_len());
-        let Scratch { x, normed, q, k, v, mixed, out, angles, activations, deltas, attention: workers, .. } =
+        let Scratch { x, normed, q, k, v, mixed, out, angles, activations, changes, attention: workers, .. } =
             &mut **scratch;
         let x = &mut x[..rows * self.hidden];
         let normed = &mut normed[..rows * self.hidden];
@@ -203,7 +203,7 @@ impl Decoder {
             norm: &layer.attention_norm,
         };
         let fill = |row, [normed, x]: [&mut [f32]; 2]| residual.add(row, normed, x);
-        project.run(activations, deltas, group, [normed, x], fill, [&mut *q, &mut *k, &mut *v])?;
+        project.run(activations, changes, group, [normed, x], fill, [&mut *q, &mut *k, &mut *v])?;
 
         let rope = &self.ropes[attention.rope];
         let first_table = self.ropes[..attention.rope].iter().map(|r| 2 * r.angles() * rows).sum::<usize>();
@@ -214,14 +214,14 @@ impl Decoder {
         let mixed = &mut mixed[..rows * q_len];
         heads.attend(compute.pool(), kv_layer, start, q, turn(&attention.q_norm), mixed, workers);
 
-        project.run(activations, deltas, [(LinearKind::O, &attention.o)], [mixed], |_, _| {}, [out])
+        project.run(activations, changes, [(LinearKind::O, &attention.o)], [mixed], |_, _| {}, [out])
     }
 
     /// The feed-forward block of one layer, likewise.
     fn mlp_forward(&self, pass: &mut Pass<'_>, index: usize, layer: &Layer, rows: usize) -> Result<(), ModelError> {
         let Pass { gguf, compute, adapters, scratch, .. } = pass;
         let mlp = &layer.mlp;
-        let Scratch { x, normed, gate, up, out, activations, deltas, .. } = &mut **scratch;
+        let Scratch { x, normed, gate, up, out, activations, changes, .. } = &mut **scratch;
         let x = &mut x[..rows * self.hidden];
         let normed = &mut normed[..rows * self.hidden];
         let out = &mut out[..rows * self.hidden];
@@ -232,10 +232,10 @@ impl Decoder {
         let residual =
             Residual { gguf, out: Some(&*out), post_norm: layer.attention_post_norm.as_ref(), norm: &layer.mlp_norm };
         let fill = |row, [normed, x]: [&mut [f32]; 2]| residual.add(row, normed, x);
-        project.run(activations, deltas, group, [normed, x], fill, [&mut *gate, &mut *up])?;
+        project.run(activations, changes, group, [normed, x], fill, [&mut *gate, &mut *up])?;
 
         let fill = |_, [gate, up]: [&mut [f32]; 2]| mlp.activation.gate(gate, up);
-        project.run(activations, deltas, [(LinearKind::Down, &mlp.down)], [gate, up], fill, [out])
+        project.run(activations, changes, [(LinearKind::Down, &mlp.down)], [gate, up], fill, [out])
     }
 
     /// Logits of some rows of the batch, one after the other into [`Scratch::logits`], which grows if they are many.
@@ -313,7 +313,7 @@ impl Projection<'_> {
     pub(super) fn run<const N: usize, const B: usize>(
         &self,
         activations: &mut Activations,
-        deltas: &[Mutex<DeltaBlock>],
+        scratch: &mut ChangeScratch,
         group: [(LinearKind, &Linear); N],
         mut buffers: [&mut [f32]; B],
         fill: impl Fn(usize, [&mut [f32]; B]) + Sync,
@@ -329,20 +329,38 @@ impl Projection<'_> {
         }
         let mut targets = outs.iter_mut();
         let mut jobs = matrices.map(|matrix| (matrix, targets.next().map_or(&mut [][..], |out| &mut **out)));
-        compute.matmul_group(&mut jobs, activations);
-        for ((_, linear), out) in group.iter().zip(&mut outs) {
-            add_bias(gguf, linear, out);
+        let (x, changes) = (&*buffers[0], Changes::of(adapters, layer, group));
+        match changes {
+            // One row is too little for a job of its own: its changes are computed beside the products, and added.
+            Some(changes) if rows == 1 => {
+                let (blocks, mut added) = scratch.row(&group);
+                let tasks = changes.tasks(compute.threads());
+                let slots = added.each_mut().map(|row| Mutex::new(&mut **row));
+                compute.matmul_group_beside(&mut jobs, activations, tasks, &|worker, task| {
+                    changes.row_task((task, tasks), &blocks[worker], x, &slots);
+                });
+                add_biases(gguf, &group, &mut outs);
+                changes.add_rows(added, outs);
+            }
+            changes => {
+                compute.matmul_group(&mut jobs, activations);
+                add_biases(gguf, &group, &mut outs);
+                if let Some(changes) = changes {
+                    changes.add(compute.pool(), &scratch.blocks, x, outs);
+                }
+            }
         }
-        adapters.apply(compute.pool(), deltas, layer, group, &*buffers[0], outs);
         Ok(())
     }
 }
 
-fn add_bias(gguf: &Gguf, linear: &Linear, out: &mut [f32]) {
-    if let Some(bias) = &linear.bias {
-        let bias = bias.get(gguf);
-        for row in out.chunks_exact_mut(bias.len()) {
-            vector::add(bias, row);
+fn add_biases<const N: usize>(gguf: &Gguf, group: &[(LinearKind, &Linear); N], outs: &mut [&mut [f32]; N]) {
+    for ((_, linear), out) in group.iter().zip(outs) {
+        if let Some(bias) = &linear.bias {
+            let bias = bias.get(gguf);
+            for row in out.chunks_exact_mut(bias.len()) {
+                vector::add(bias, row);
+            }
         }
     }
 }

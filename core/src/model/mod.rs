@@ -9,6 +9,7 @@ mod architecture;
 mod backend;
 mod bind;
 pub mod blocks;
+mod changes;
 mod decoder;
 mod error;
 mod estimate;

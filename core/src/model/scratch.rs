@@ -1,13 +1,13 @@
 //! Every buffer of a forward pass, planned once.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use crate::adapter::DeltaBlock;
 use crate::kernels::{Activations, Compute};
 use crate::spectral::Transforms;
 
 use super::Decoder;
 use super::blocks::{AttentionScratch, Heads};
+use super::changes::ChangeScratch;
 
 /// Buffers for batches of up to `batch` rows. Nothing in a forward pass allocates besides.
 pub struct Scratch {
@@ -30,8 +30,7 @@ pub struct Scratch {
     pub(super) logits: Vec<f32>,
     vocab: usize,
     pub(super) activations: Activations,
-    /// One a worker; a worker locks only its own.
-    pub(super) deltas: Vec<Mutex<DeltaBlock>>,
+    pub(super) changes: ChangeScratch,
     pub(super) attention: AttentionScratch,
 }
 
@@ -48,11 +47,6 @@ impl Scratch {
         let widest = decoder.hidden.max(decoder.inner).max(q_len);
         let angles: usize = decoder.ropes.iter().map(|r| 2 * r.angles()).sum();
         let rows = |width: usize| vec![0.0; batch * width];
-        let lengths = || {
-            let linears = decoder.layers.iter().flat_map(|l| super::LinearKind::ALL.map(|kind| l.linear(kind).shape()));
-            linears.flat_map(|(rows, cols)| [rows, cols])
-        };
-        let delta = || Mutex::new(DeltaBlock::new(transforms.clone(), lengths()));
         let workers = compute.threads();
         Self {
             batch,
@@ -69,7 +63,7 @@ impl Scratch {
             logits: vec![0.0; decoder.vocab],
             vocab: decoder.vocab,
             activations: Activations::with_capacity(compute, batch, widest),
-            deltas: (0..workers).map(|_| delta()).collect(),
+            changes: ChangeScratch::new(decoder, transforms, workers),
             attention: AttentionScratch::new(decoder.layers.iter().map(|l| l.attention.heads), workers),
         }
     }

@@ -3,6 +3,8 @@
 mod blocks;
 mod transposed;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use blocks::Rng;
 use timbre::gguf::GgmlType;
 use timbre::kernels::{
@@ -248,7 +250,13 @@ fn a_group_is_its_products() {
         let mut outs: Vec<Vec<f32>> = cases.iter().map(|c| vec![f32::NAN; 3 * c.rows]).collect();
         let mut jobs: Vec<_> =
             cases.iter().zip(&mut outs).map(|(case, out)| (case.matrix(), out.as_mut_slice())).collect();
-        compute.matmul_group(&mut jobs, &loaded);
+        // And other work beside them, each piece once.
+        let pieces: [AtomicUsize; 5] = Default::default();
+        compute.matmul_group_beside(&mut jobs, &loaded, pieces.len(), &|worker, i| {
+            assert!(worker < 2);
+            pieces[i].fetch_add(1, Ordering::Relaxed);
+        });
+        assert!(pieces.iter().all(|done| done.load(Ordering::Relaxed) == 1));
         for (case, out) in cases.iter().zip(outs) {
             let mut alone = vec![f32::NAN; out.len()];
             compute.matmul(case.matrix(), &loaded, &mut alone);

@@ -198,6 +198,10 @@ impl Tiny {
 
     pub fn open_on(&self, tier: Tier) -> Result<Arc<Model>, ModelError> {
         let options = ModelOptions { kernels: KernelChoice::Only(tier), threads: Some(2), ..ModelOptions::default() };
-        Model::from_gguf(Gguf::from_bytes(&self.file.build())?, &options)
+        self.open_with(&options)
+    }
+
+    pub fn open_with(&self, options: &ModelOptions) -> Result<Arc<Model>, ModelError> {
+        Model::from_gguf(Gguf::from_bytes(&self.file.build())?, options)
     }
 }

@@ -76,7 +76,7 @@ impl<'a> Context<'a> {
             by_head,
             angles,
             activations,
-            deltas,
+            changes,
             attention: scratch,
             ..
         } = buffers;
@@ -93,7 +93,7 @@ impl<'a> Context<'a> {
         let fill = |row: usize, [normed]: [&mut [f32]; 1]| {
             layer.attention_norm.row(gguf, &x[row * hidden..][..hidden], normed)
         };
-        project.run(activations, deltas, group, [&mut *normed], fill, [&mut **q, &mut **k, &mut **v])?;
+        project.run(activations, changes, group, [&mut *normed], fill, [&mut **q, &mut **k, &mut **v])?;
 
         let inputs = self.inputs(layer, angles, (q, k, v));
         let (dim, by_head) = (attention.heads.dim, &mut by_head[0][..rows * attention.heads.q_len()]);
@@ -105,7 +105,7 @@ impl<'a> Context<'a> {
         };
         let attention_out = if layer.attention_post_norm.is_some() { &mut **attention_out } else { &mut *out };
         let group = [(LinearKind::O, &attention.o)];
-        project.run(activations, deltas, group, [mixed], fill, [&mut *attention_out])?;
+        project.run(activations, changes, group, [mixed], fill, [&mut *attention_out])?;
 
         let residual = Residual {
             gguf,
@@ -119,7 +119,7 @@ impl<'a> Context<'a> {
         };
         let group = [(LinearKind::Gate, &mlp.gate), (LinearKind::Up, &mlp.up)];
         let outs = [&mut *gate, &mut *up];
-        project.run(activations, deltas, group, [&mut *normed, &mut **middle], fill, outs)?;
+        project.run(activations, changes, group, [&mut *normed, &mut **middle], fill, outs)?;
 
         if next.is_none() && layer.mlp_post_norm.is_none() {
             let width = gate_halves.len() / rows;
@@ -138,7 +138,7 @@ impl<'a> Context<'a> {
         };
         let mlp_out = if layer.mlp_post_norm.is_some() { &mut **mlp_out } else { out };
         let buffers = [gate, up, &mut **gate_halves, &mut **up_halves];
-        project.run(activations, deltas, [(LinearKind::Down, &mlp.down)], buffers, fill, [&mut *mlp_out])?;
+        project.run(activations, changes, [(LinearKind::Down, &mlp.down)], buffers, fill, [&mut *mlp_out])?;
 
         let Some(next) = next else { return Ok(()) };
         let (middle, mlp_out) = (&**middle, &*mlp_out);
@@ -185,7 +185,7 @@ impl<'a> Context<'a> {
             v_gradient,
             by_head,
             angles,
-            deltas,
+            changes,
             gathered,
             partial,
             attention: scratch,
@@ -199,7 +199,7 @@ impl<'a> Context<'a> {
         let q_gradient = &mut q_gradient[..rows * heads.q_len()];
         let (k_gradient, v_gradient) =
             (&mut k_gradient[..rows * heads.kv_len()], &mut v_gradient[..rows * heads.kv_len()]);
-        let mut buffers = Scratch { deltas, gathered, partial };
+        let mut buffers = Scratch { deltas: &changes.blocks, gathered, partial };
         let mut linears = Linears { context: self, index, bound, transposed, gradient };
 
         if adapted(&[LinearKind::Down]) {

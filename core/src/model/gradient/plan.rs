@@ -5,10 +5,11 @@
 //! same result to the last bit. Inputs and slots are cut from one piece of memory by the rows of each batch, so that a
 //! batch of fewer rows keeps more. Gate and up, the widest, are kept in f16: only their derivatives are taken from them.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
 use super::super::blocks::Heads;
-use super::super::{Decoder, LinearKind, Model, ModelError};
+use super::super::changes::ChangeScratch;
+use super::super::{Decoder, Model, ModelError};
 use super::attention::AttentionScratch;
 use super::pass::GradientOptions;
 use crate::adapter::DeltaBlock;
@@ -217,9 +218,8 @@ pub(super) struct Buffers {
     pub logits: Vec<f32>,
     pub logit_sums: Vec<f32>,
     pub activations: Activations,
-    /// One a worker; a worker locks only its own.
-    pub deltas: Vec<Mutex<DeltaBlock>>,
-    /// A block of rows in the order of the adapter, likewise.
+    pub changes: ChangeScratch,
+    /// A block of rows in the order of the adapter, one a worker.
     pub gathered: Vec<Mutex<Vec<f32>>>,
     /// Parts of the gradients of a layer's parameters; grows with the first adapter.
     pub partial: Vec<f32>,
@@ -232,12 +232,7 @@ impl Buffers {
         let (decoder, widths, rows) = (model.decoder(), &plan.widths, plan.rows);
         let of = |width: usize| vec![0.0; rows * width];
         let angles: usize = decoder.ropes.iter().map(|r| 2 * r.angles()).sum();
-        let lengths = || {
-            let linears = decoder.layers.iter().flat_map(|l| LinearKind::ALL.map(|kind| l.linear(kind).shape()));
-            linears.flat_map(|(rows, cols)| [rows, cols])
-        };
         let threads = model.compute().threads();
-        let delta = || Mutex::new(DeltaBlock::new(Arc::clone(model.transforms()), lengths()));
         Self {
             normed: of(widths.hidden),
             out: of(widths.hidden),
@@ -253,7 +248,7 @@ impl Buffers {
             logits: vec![0.0; plan.head_rows * decoder.vocab],
             logit_sums: vec![0.0; plan.head_rows * 3],
             activations: Activations::with_capacity(model.compute(), rows, widths.widest()),
-            deltas: (0..threads).map(|_| delta()).collect(),
+            changes: ChangeScratch::new(decoder, model.transforms(), threads),
             gathered: (0..threads).map(|_| Mutex::new(vec![0.0; gathered(widths)])).collect(),
             partial: Vec::new(),
             attention: AttentionScratch::new(decoder, rows, threads),

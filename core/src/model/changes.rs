@@ -1,0 +1,123 @@
+//! What the active adapters add to a group of linears that read the same rows.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::adapter::DeltaBlock;
+use crate::kernels::{Pool, for_each_chunk, vector};
+use crate::spectral::Transforms;
+
+use super::{ActiveAdapters, Decoder, Linear, LinearKind};
+
+/// Buffers for the changes of any group of linears of a decoder.
+pub(super) struct ChangeScratch {
+    /// One a worker; a worker locks only its own.
+    pub blocks: Vec<Mutex<DeltaBlock>>,
+    /// One row of all linears of the widest group.
+    row: Vec<f32>,
+}
+
+impl ChangeScratch {
+    pub fn new(decoder: &Decoder, transforms: &Arc<Transforms>, threads: usize) -> Self {
+        let linears = || decoder.layers.iter().flat_map(|l| LinearKind::ALL.map(|kind| l.linear(kind).shape()));
+        let lengths = || linears().flat_map(|(rows, cols)| [rows, cols]);
+        let block = || Mutex::new(DeltaBlock::new(Arc::clone(transforms), lengths()));
+        // No group has more than three linears.
+        let widest = linears().map(|(rows, _)| 3 * rows).max().unwrap_or(0);
+        Self { blocks: (0..threads).map(|_| block()).collect(), row: vec![0.0; widest] }
+    }
+
+    /// The workers' blocks, and a row of zeros for each linear.
+    pub fn row<const N: usize>(
+        &mut self,
+        group: &[(LinearKind, &Linear); N],
+    ) -> (&[Mutex<DeltaBlock>], [&mut [f32]; N]) {
+        let mut rest = &mut *self.row;
+        let rows = group.map(|(_, linear)| {
+            let row;
+            (row, rest) = std::mem::take(&mut rest).split_at_mut(linear.shape().0);
+            row.fill(0.0);
+            row
+        });
+        (&self.blocks, rows)
+    }
+}
+
+/// The changes that adapters make to a group of linears of one layer, of which they touch at least one. The forward transform of a
+/// row is shared by all linears and adapters, the inverse transform of a linear by all adapters.
+pub(super) struct Changes<'a, const N: usize> {
+    adapters: &'a ActiveAdapters,
+    layer: usize,
+    group: [(LinearKind, &'a Linear); N],
+    touched: [bool; N],
+}
+
+impl<'a, const N: usize> Changes<'a, N> {
+    /// `None` if the adapters leave all linears of the group as they are.
+    pub fn of(adapters: &'a ActiveAdapters, layer: usize, group: [(LinearKind, &'a Linear); N]) -> Option<Self> {
+        let touched =
+            group.map(|(kind, _)| adapters.list().iter().any(|(bound, _)| bound.delta(layer, kind).is_some()));
+        touched.contains(&true).then_some(Self { adapters, layer, group, touched })
+    }
+
+    /// outs\[i\] += Σ weight · ΔW x for every row of `x`.
+    pub fn add(&self, pool: &Pool, blocks: &[Mutex<DeltaBlock>], x: &[f32], outs: [&mut [f32]; N]) {
+        let cols = self.group[0].1.shape().1;
+        let mut lengths = self.group.iter().map(|(_, linear)| linear.shape().0);
+        let outputs = outs.map(|out| (out, lengths.next().unwrap_or(1) * DeltaBlock::ROWS));
+        for_each_chunk(pool, outputs, |worker, index, outs| {
+            let x = x.chunks(DeltaBlock::ROWS * cols).nth(index).unwrap_or_default();
+            let mut block = blocks[worker].lock().unwrap_or_else(PoisonError::into_inner);
+            block.begin_input();
+            for (i, out) in outs.into_iter().enumerate().filter(|(i, _)| self.touched[*i]) {
+                let linear = self.group[i].1;
+                block.begin_output();
+                for (bound, weight) in self.adapters.list() {
+                    if let Some(delta) = bound.delta(self.layer, self.group[i].0) {
+                        delta.apply_rows(*weight, x, &mut block);
+                    }
+                }
+                block.finish(out, linear.shape().0, linear.row_order.as_deref());
+            }
+        });
+    }
+
+    /// Tasks that a single row's changes are worth cutting into: as many as there are threads to help the one that takes the products'
+    /// first, but each transforms the row anew.
+    pub fn tasks(&self, threads: usize) -> usize {
+        let touched = self.touched.iter().filter(|touched| **touched).count();
+        touched.min(threads - 1).max(1)
+    }
+
+    /// One of `tasks` tasks that together add Σ weight · ΔW x of a single row to `outs`.
+    pub fn row_task(
+        &self,
+        (task, tasks): (usize, usize),
+        block: &Mutex<DeltaBlock>,
+        x: &[f32],
+        outs: &[Mutex<&mut [f32]>; N],
+    ) {
+        let mut block = block.lock().unwrap_or_else(PoisonError::into_inner);
+        let scratch = block.row();
+        scratch.begin_input();
+        let touched = (0..N).filter(|i| self.touched[*i]);
+        for i in touched.skip(task).step_by(tasks) {
+            let (kind, linear) = self.group[i];
+            scratch.begin_output();
+            for (bound, weight) in self.adapters.list() {
+                if let Some(delta) = bound.delta(self.layer, kind) {
+                    delta.apply(*weight, x, scratch);
+                }
+            }
+            // Each task has linears of its own.
+            let mut out = outs[i].lock().unwrap_or_else(PoisonError::into_inner);
+            scratch.finish(&mut out, linear.row_order.as_deref());
+        }
+    }
+
+    /// outs\[i\] += rows\[i\] where there is a change.
+    pub fn add_rows(&self, rows: [&mut [f32]; N], outs: [&mut [f32]; N]) {
+        for ((row, out), _) in rows.into_iter().zip(outs).zip(self.touched).filter(|(_, touched)| *touched) {
+            vector::add(row, out);
+        }
+    }
+}
