@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use super::activations::Row;
 use super::isa::{Batched, Form, Kernel, Kernels, PanelFn};
 use super::panel::{self, MultiplyFn, Target, UnpackFn};
-use super::prefetch::prefetch;
+use super::prefetch::{Span, Spans, prefetch};
 use super::{ActivationType, Activations, KernelChoice, KernelError, Matrix, Pool, Tier};
 use crate::gguf::GgmlType;
 
@@ -17,6 +17,8 @@ const PANEL_ROWS: usize = 32;
 const TASKS_PER_THREAD: usize = 4;
 /// Least work of a task in weight bytes times activation rows: about a microsecond.
 const TASK_BYTES: usize = 16 << 10;
+/// Bytes that a worker fetches of its share of the products to come, at most: a part of a second-level cache.
+const AHEAD: usize = 128 << 10;
 /// Jobs of a group dispatched together.
 const GROUP_JOBS: usize = 8;
 
@@ -138,6 +140,35 @@ impl Compute {
         }
     }
 
+    /// The products with a single row of activations that come after those given next: threads that wait meanwhile fetch the first of
+    /// what will be theirs.
+    pub fn expect(&self, next: &[Matrix<'_>]) {
+        if self.threads() == 1 {
+            return;
+        }
+        let tasks: usize = next.iter().map(|w| w.rows().div_ceil(rows_per_task(self, w, 1))).sum();
+        self.pool.fetch_meanwhile(|worker| {
+            let mut spans = Spans::default();
+            let share = self.pool.share(worker, tasks);
+            let (mut first, mut left) = (0, AHEAD);
+            let mut places = spans.iter_mut();
+            for w in next {
+                let each = rows_per_task(self, w, 1);
+                let count = w.rows().div_ceil(each);
+                let own = share.start.max(first)..share.end.min(first + count);
+                if !own.is_empty()
+                    && let Some(place) = places.next()
+                {
+                    let (start, end) = ((own.start - first) * each, w.rows().min((own.end - first) * each));
+                    *place = Span::of(w.row_range(start, end)).first(left);
+                    left -= place.len();
+                }
+                first += count;
+            }
+            spans
+        });
+    }
+
     /// The form of activations that weights of type `ty` are multiplied with.
     pub(super) fn form(&self, ty: GgmlType) -> Form {
         (self.kernels.kernel)(ty).form
@@ -152,6 +183,15 @@ impl std::fmt::Debug for Compute {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Compute").field("tier", &self.tier).field("threads", &self.threads()).finish_non_exhaustive()
     }
+}
+
+/// Rows of `w` that a task multiplies with `rows` rows of activations.
+fn rows_per_task(compute: &Compute, w: &Matrix<'_>, rows: usize) -> usize {
+    let threads = compute.threads();
+    let share = if threads == 1 { w.rows() } else { w.rows().div_ceil(threads * TASKS_PER_THREAD) };
+    let row_work = w.row_bytes().saturating_mul(rows).max(1);
+    // Whole panels, which also keeps two tasks off the same cache line of the output.
+    share.max(TASK_BYTES.div_ceil(row_work)).next_multiple_of(PANEL_ROWS)
 }
 
 /// One product, cut into tasks of a number of weight rows each.
@@ -176,14 +216,10 @@ impl<'a> Job<'a> {
         if w.cols() == 0 {
             out.fill(0.0);
         }
-        let threads = compute.threads();
-        let share = if threads == 1 { w.rows() } else { w.rows().div_ceil(threads * TASKS_PER_THREAD) };
-        let row_work = w.row_bytes().saturating_mul(x.rows()).max(1);
         Self {
             kernel,
             w,
-            // Whole panels, which also keeps two tasks off the same cache line of the output.
-            rows_per_task: share.max(TASK_BYTES.div_ceil(row_work)).next_multiple_of(PANEL_ROWS),
+            rows_per_task: rows_per_task(compute, &w, x.rows()),
             out: out.as_mut_ptr(),
             lifetime: std::marker::PhantomData,
         }

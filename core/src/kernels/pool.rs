@@ -15,6 +15,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::prefetch::{Shelf, Spans, ask_some};
 use super::{Cores, KernelError};
 
 /// Polls of the gate before a worker without work goes to sleep; tens of microseconds, about the time between
@@ -47,6 +48,8 @@ struct Shared {
     gate: Padded<AtomicU64>,
     /// The next task of each thread's share of the job: thread w's begins at task w · tasks / threads.
     next: Box<[Padded<AtomicUsize>]>,
+    /// What each worker fetches when it next waits.
+    shelves: Box<[Padded<Shelf>]>,
     job: UnsafeCell<Option<Job>>,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     stop: AtomicBool,
@@ -93,6 +96,7 @@ impl Pool {
         let shared = Arc::new(Shared {
             gate: Padded(AtomicU64::new(0)),
             next: (0..threads).map(|_| Padded(AtomicUsize::new(0))).collect(),
+            shelves: (0..threads).map(|_| Padded(Shelf::default())).collect(),
             job: UnsafeCell::new(None),
             panic: Mutex::new(None),
             stop: AtomicBool::new(false),
@@ -121,6 +125,19 @@ impl Pool {
     /// Threads that work on a job, the caller's included.
     pub fn threads(&self) -> usize {
         self.workers.len() + 1
+    }
+
+    /// The tasks of a job of `tasks` that a thread begins with.
+    pub(super) fn share(&self, worker: usize, tasks: usize) -> Range<usize> {
+        self.shared.share(worker, tasks)
+    }
+
+    /// Lets every worker (from 1 on) ask for the bytes of `spans` while it waits for the job after the next one: memory is idle while the
+    /// calling thread prepares that job.
+    pub(super) fn fetch_meanwhile(&self, spans: impl Fn(usize) -> Spans) {
+        for (worker, shelf) in self.shared.shelves.iter().enumerate().skip(1) {
+            shelf.0.put(&spans(worker));
+        }
     }
 
     /// Calls `task(i)` for every `i` below `tasks`, in any order and on any thread of the pool, and returns
@@ -259,6 +276,7 @@ impl Shared {
         let mut last_job = 0;
         let mut spins = 0;
         let mut turn = Instant::now();
+        let mut spans = Spans::default();
         while !self.stop.load(Ordering::Relaxed) {
             let gate = self.gate.0.load(Ordering::Acquire);
             let job = gate >> JOB_SHIFT;
@@ -271,6 +289,7 @@ impl Shared {
                     self.drain(worker, job.task, job.tasks);
                 }
                 self.gate.0.fetch_sub(1, Ordering::Release);
+                spans = self.shelves[worker].0.take();
                 last_job = job;
                 spins = 0;
                 if turn.elapsed() >= TURN {
@@ -279,7 +298,9 @@ impl Shared {
                 }
             } else if spins < SPINS_BEFORE_SLEEP {
                 spins += 1;
-                std::hint::spin_loop();
+                if !ask_some(&mut spans) {
+                    std::hint::spin_loop();
+                }
             } else {
                 self.sleep_until_job_after(last_job);
                 spins = 0;

@@ -193,7 +193,7 @@ impl Decoder {
         let out = &mut out[..rows * self.hidden];
         let (q, k, v) = (&mut q[..rows * q_len], &mut k[..rows * kv_len], &mut v[..rows * kv_len]);
 
-        let project = Projection { gguf, compute, adapters, layer: index };
+        let project = Projection { gguf, compute, adapters, layer: index, next: &[&attention.o] };
         let group = [(LinearKind::Q, &attention.q), (LinearKind::K, &attention.k), (LinearKind::V, &attention.v)];
         let before = index.checked_sub(1).and_then(|before| self.layers.get(before));
         let residual = Residual {
@@ -214,6 +214,7 @@ impl Decoder {
         let mixed = &mut mixed[..rows * q_len];
         heads.attend(compute.pool(), kv_layer, start, q, turn(&attention.q_norm), mixed, workers);
 
+        let project = Projection { next: &[&layer.mlp.gate, &layer.mlp.up], ..project };
         project.run(activations, changes, [(LinearKind::O, &attention.o)], [mixed], |_, _| {}, [out])
     }
 
@@ -227,7 +228,7 @@ impl Decoder {
         let out = &mut out[..rows * self.hidden];
         let (gate, up) = (&mut gate[..rows * self.inner], &mut up[..rows * self.inner]);
 
-        let project = Projection { gguf, compute, adapters, layer: index };
+        let project = Projection { gguf, compute, adapters, layer: index, next: &[&mlp.down] };
         let group = [(LinearKind::Gate, &mlp.gate), (LinearKind::Up, &mlp.up)];
         let residual =
             Residual { gguf, out: Some(&*out), post_norm: layer.attention_post_norm.as_ref(), norm: &layer.mlp_norm };
@@ -235,6 +236,9 @@ impl Decoder {
         project.run(activations, changes, group, [normed, x], fill, [&mut *gate, &mut *up])?;
 
         let fill = |_, [gate, up]: [&mut [f32]; 2]| mlp.activation.gate(gate, up);
+        let after = self.layers.get(index + 1).map(|layer| &layer.attention);
+        let after = after.map_or([&self.head; 3], |attention| [&attention.q, &attention.k, &attention.v]);
+        let project = Projection { next: if index + 1 < self.layers.len() { &after } else { &after[..1] }, ..project };
         project.run(activations, changes, [(LinearKind::Down, &mlp.down)], [gate, up], fill, [out])
     }
 
@@ -304,6 +308,8 @@ pub(super) struct Projection<'a> {
     pub(super) compute: &'a Compute,
     pub(super) adapters: &'a ActiveAdapters,
     pub(super) layer: usize,
+    /// The linears that are computed next.
+    pub(super) next: &'a [&'a Linear],
 }
 
 impl Projection<'_> {
@@ -319,7 +325,7 @@ impl Projection<'_> {
         fill: impl Fn(usize, [&mut [f32]; B]) + Sync,
         mut outs: [&mut [f32]; N],
     ) -> Result<(), ModelError> {
-        let Self { gguf, compute, adapters, layer } = *self;
+        let Self { gguf, compute, adapters, layer, next } = *self;
         let rows = buffers[0].len() / group[0].1.shape().1;
         let types = group.map(|(_, linear)| linear.ty());
         activations.load_filled(compute, &types, rows, buffers.each_mut().map(|buffer| &mut **buffer), fill);
@@ -329,6 +335,9 @@ impl Projection<'_> {
         }
         let mut targets = outs.iter_mut();
         let mut jobs = matrices.map(|matrix| (matrix, targets.next().map_or(&mut [][..], |out| &mut **out)));
+        if rows == 1 {
+            self.expect(next)?;
+        }
         let (x, changes) = (&*buffers[0], Changes::of(adapters, layer, group));
         match changes {
             // One row is too little for a job of its own: its changes are computed beside the products, and added.
@@ -350,6 +359,18 @@ impl Projection<'_> {
                 }
             }
         }
+        Ok(())
+    }
+}
+
+impl Projection<'_> {
+    fn expect(&self, next: &[&Linear]) -> Result<(), ModelError> {
+        let Some(first) = next.first() else { return Ok(()) };
+        let mut matrices = [first.matrix(self.gguf)?; 3];
+        for (matrix, linear) in matrices.iter_mut().zip(next) {
+            *matrix = linear.matrix(self.gguf)?;
+        }
+        self.compute.expect(&matrices[..next.len().min(3)]);
         Ok(())
     }
 }
