@@ -146,24 +146,23 @@ impl Compute {
         if self.threads() == 1 {
             return;
         }
-        let tasks: usize = next.iter().map(|w| w.rows().div_ceil(rows_per_task(self, w, 1))).sum();
+        let tasks: usize = next.iter().map(|w| Cut::new(self, w, 1).tasks()).sum();
         self.pool.fetch_meanwhile(|worker| {
-            let mut spans = Spans::default();
             let share = self.pool.share(worker, tasks);
-            let (mut first, mut left) = (0, AHEAD);
+            let mut spans = Spans::default();
             let mut places = spans.iter_mut();
+            let (mut first, mut left) = (0, AHEAD);
             for w in next {
-                let each = rows_per_task(self, w, 1);
-                let count = w.rows().div_ceil(each);
-                let own = share.start.max(first)..share.end.min(first + count);
+                let cut = Cut::new(self, w, 1);
+                let own = share.start.max(first)..share.end.min(first + cut.tasks());
                 if !own.is_empty()
                     && let Some(place) = places.next()
                 {
-                    let (start, end) = ((own.start - first) * each, w.rows().min((own.end - first) * each));
-                    *place = Span::of(w.row_range(start, end)).first(left);
-                    left -= place.len();
+                    let (from, to) = (cut.parts(own.start - first), cut.parts(own.end - 1 - first));
+                    *place = [0, 1].map(|i| Span::of(w.row_range(from[i].start, to[i].end)).first(left / 2));
+                    left -= place.iter().map(|span| span.len()).sum::<usize>();
                 }
-                first += count;
+                first += cut.tasks();
             }
             spans
         });
@@ -185,20 +184,58 @@ impl std::fmt::Debug for Compute {
     }
 }
 
-/// Rows of `w` that a task multiplies with `rows` rows of activations.
-fn rows_per_task(compute: &Compute, w: &Matrix<'_>, rows: usize) -> usize {
-    let threads = compute.threads();
-    let share = if threads == 1 { w.rows() } else { w.rows().div_ceil(threads * TASKS_PER_THREAD) };
-    let row_work = w.row_bytes().saturating_mul(rows).max(1);
-    // Whole panels, which also keeps two tasks off the same cache line of the output.
-    share.max(TASK_BYTES.div_ceil(row_work)).next_multiple_of(PANEL_ROWS)
+/// How the rows of a product are cut into tasks.
+struct Cut {
+    rows: usize,
+    /// Rows of a task, or of each of its two runs.
+    each: usize,
+    /// Every task has as many rows of the lower half as of the upper, so that those of a thread's tasks are two long streams.
+    paired: bool,
+}
+
+impl Cut {
+    fn new(compute: &Compute, w: &Matrix<'_>, batch: usize) -> Self {
+        let (threads, rows) = (compute.threads(), w.rows());
+        let row_work = w.row_bytes().saturating_mul(batch).max(1);
+        let each = |rows: usize, work: usize, multiple: usize| {
+            let share = if threads == 1 { rows } else { rows.div_ceil(threads * TASKS_PER_THREAD) };
+            share.max(TASK_BYTES.div_ceil(work)).next_multiple_of(multiple)
+        };
+        // Multiples that keep two tasks off the same cache line of the output.
+        if batch == 1 && (compute.kernels.kernel)(w.ty()).pair.is_some() {
+            return Self { rows, each: each(rows / 2, row_work.saturating_mul(2), PANEL_ROWS / 2), paired: true };
+        }
+        Self { rows, each: each(rows, row_work, PANEL_ROWS), paired: false }
+    }
+
+    fn tasks(&self) -> usize {
+        // A single row has empty halves.
+        if self.paired {
+            (self.rows / 2).div_ceil(self.each).max(self.rows.min(1))
+        } else {
+            self.rows.div_ceil(self.each)
+        }
+    }
+
+    /// The rows of a task; the second range is empty unless they are paired.
+    fn parts(&self, task: usize) -> [Range<usize>; 2] {
+        let half = if self.paired { self.rows / 2 } else { self.rows };
+        let first = (task * self.each).min(half)..((task + 1) * self.each).min(half);
+        let second = if self.paired { first.start + half..first.end + half } else { first.end..first.end };
+        [first, second]
+    }
+
+    /// The row that belongs to neither half and that the last task has besides.
+    fn odd(&self, task: usize) -> Option<usize> {
+        (self.paired && task + 1 == self.tasks() && self.rows % 2 == 1).then(|| self.rows - 1)
+    }
 }
 
 /// One product, cut into tasks of a number of weight rows each.
 struct Job<'a> {
     kernel: Kernel,
     w: Matrix<'a>,
-    rows_per_task: usize,
+    cut: Cut,
     out: *mut f32,
     lifetime: std::marker::PhantomData<&'a mut [f32]>,
 }
@@ -219,7 +256,7 @@ impl<'a> Job<'a> {
         Self {
             kernel,
             w,
-            rows_per_task: rows_per_task(compute, &w, x.rows()),
+            cut: Cut::new(compute, &w, x.rows()),
             out: out.as_mut_ptr(),
             lifetime: std::marker::PhantomData,
         }
@@ -229,13 +266,26 @@ impl<'a> Job<'a> {
         if self.w.cols() == 0 {
             return 0;
         }
-        self.w.rows().div_ceil(self.rows_per_task)
+        self.cut.tasks()
     }
 
     /// Computes the outputs of one task's weight rows for all activation rows.
     fn run(&self, task: usize, x: &Activations, scratch: &Mutex<panel::Panel>) {
-        let start = task * self.rows_per_task;
-        let end = self.w.rows().min(start + self.rows_per_task);
+        let [rows, second] = self.cut.parts(task);
+        if let Some(pair) = self.kernel.pair.filter(|_| self.cut.paired) {
+            let data = [&rows, &second].map(|rows| self.w.row_range(rows.start, rows.end));
+            // SAFETY: `Job::new` checked that the output holds a number for each weight row; no other task has these, and the runs
+            // do not overlap.
+            let out = [rows, second].map(|rows| unsafe { self.outputs(rows) });
+            // SAFETY: a `Compute` of this tier exists, so the CPU runs it; `data` is whole rows of the job's type, which chose
+            // the kernel, equally many in both; `Job::new` checked the activations' columns and form.
+            unsafe { pair(data, self.w.row_bytes(), &x.row(0), out) };
+            if let Some(odd) = self.cut.odd(task) {
+                self.run_one(odd..odd + 1, x);
+            }
+            return;
+        }
+        let (start, end) = (rows.start, rows.end);
         if let Batched::Panel { unpack, multiply, columns } = self.kernel.batch
             && x.rows() > 1
         {
@@ -247,13 +297,7 @@ impl<'a> Job<'a> {
             return;
         }
         if x.rows() == 1 {
-            // All at once, so that a kernel can read several long streams.
-            let data = self.w.row_range(start, end);
-            // SAFETY: `Job::new` checked that the output holds a number for each weight row; no other task has these.
-            let out = unsafe { std::slice::from_raw_parts_mut(self.out.add(start).cast::<[f32; 1]>(), end - start) };
-            // SAFETY: a `Compute` of this tier exists, so the CPU runs it; `data` is whole rows of the job's type, which chose
-            // the kernel; `Job::new` checked the activations' columns and form.
-            return unsafe { (self.kernel.one)(data, self.w.row_bytes(), &[x.row(0)], out) };
+            return self.run_one(start..end, x);
         }
         for first in (start..end).step_by(PANEL_ROWS) {
             let panel = Panel { job: self, first, rows: PANEL_ROWS.min(end - first) };
@@ -264,6 +308,27 @@ impl<'a> Job<'a> {
             };
             panel.tiles(self.kernel.one, x, done);
         }
+    }
+
+    /// The products of weight rows, all at once, with the only activation row.
+    fn run_one(&self, rows: Range<usize>, x: &Activations) {
+        let data = self.w.row_range(rows.start, rows.end);
+        // SAFETY: `Job::new` checked that the output holds a number for each weight row; no other task has these.
+        let out = unsafe { self.outputs(rows) };
+        // SAFETY: a `Compute` of this tier exists, so the CPU runs it; `data` is whole rows of the job's type, which chose the
+        // kernel; `Job::new` checked the activations' columns and form.
+        unsafe { (self.kernel.one)(data, self.w.row_bytes(), &[x.row(0)], out.as_chunks_mut().0) };
+    }
+
+    /// The outputs of weight rows for the only activation row.
+    ///
+    /// # Safety
+    /// There is one activation row, and nobody else looks at these outputs meanwhile.
+    #[allow(clippy::mut_from_ref)]
+    unsafe fn outputs(&self, rows: Range<usize>) -> &mut [f32] {
+        assert!(rows.end <= self.w.rows(), "rows of the product");
+        // SAFETY: `Job::new` checked that the output holds a number for each weight row; the rest is the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.out.add(rows.start), rows.len()) }
     }
 
     /// The products of up to [`panel::PANEL_ROWS`] weight rows with all activation rows, from repacked weights.

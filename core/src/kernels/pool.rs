@@ -289,7 +289,8 @@ impl Shared {
                     self.drain(worker, job.task, job.tasks);
                 }
                 self.gate.0.fetch_sub(1, Ordering::Release);
-                spans = self.shelves[worker].0.take();
+                // After a job that nobody left a note with, what is left of the last one still comes.
+                spans = self.shelves[worker].0.take().unwrap_or(spans);
                 last_job = job;
                 spins = 0;
                 if turn.elapsed() >= TURN {

@@ -1,6 +1,6 @@
 //! Asking for bytes before they are needed.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Bytes of a cache line.
 const LINE: usize = 64;
@@ -65,39 +65,45 @@ impl Span {
     }
 }
 
-/// Spans of one worker: its share of a group of products may end one matrix and begin others.
-pub type Spans = [Span; 4];
+/// Spans of one worker, two streams of each matrix: its share of a group of products may end one matrix and begin others.
+pub type Spans = [[Span; 2]; 3];
 
-/// Asks for a few lines of the first span that has any left; `false` if none has.
+/// Asks for a few lines of both streams that come first; `false` if there are none left.
 #[inline]
 pub fn ask_some(spans: &mut Spans) -> bool {
-    const LINES: usize = 4;
-    let Some(span) = spans.iter_mut().find(|span| span.len > 0) else { return false };
-    *span = span.ask(LINES);
+    const LINES: usize = 8;
+    let Some(streams) = spans.iter_mut().find(|streams| streams.iter().any(|span| span.len > 0)) else { return false };
+    *streams = streams.map(|span| span.ask(LINES));
     true
 }
 
 /// Spans that one thread leaves for another to fetch.
 #[derive(Debug, Default)]
-pub struct Shelf([(AtomicUsize, AtomicUsize); 4]);
+pub struct Shelf {
+    full: AtomicBool,
+    spans: [[(AtomicUsize, AtomicUsize); 2]; 3],
+}
 
 impl Shelf {
     /// Leaves `spans` in place of what was there. What a reader makes of two at once is at worst a useless request.
     pub fn put(&self, spans: &Spans) {
-        for ((address, len), span) in self.0.iter().zip(spans) {
+        for ((address, len), span) in self.spans.as_flattened().iter().zip(spans.as_flattened()) {
             address.store(span.address, Ordering::Relaxed);
             len.store(span.len, Ordering::Relaxed);
         }
+        self.full.store(true, Ordering::Release);
     }
 
-    /// Takes what is there.
-    pub fn take(&self) -> Spans {
-        self.0.each_ref().map(|(address, len)| {
-            let len = match len.load(Ordering::Relaxed) {
-                0 => 0,
-                _ => len.swap(0, Ordering::Relaxed),
-            };
-            Span { address: address.load(Ordering::Relaxed), len }
-        })
+    /// Takes what is there, if anything is.
+    pub fn take(&self) -> Option<Spans> {
+        if !self.full.load(Ordering::Acquire) {
+            return None;
+        }
+        self.full.store(false, Ordering::Relaxed);
+        let read = |(address, len): &(AtomicUsize, AtomicUsize)| Span {
+            address: address.load(Ordering::Relaxed),
+            len: len.load(Ordering::Relaxed),
+        };
+        Some(self.spans.each_ref().map(|streams| streams.each_ref().map(read)))
     }
 }

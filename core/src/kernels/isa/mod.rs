@@ -36,6 +36,13 @@ pub enum Form {
 /// row must be loaded in the kernel's form with as many columns as a weight row.
 pub type PanelFn<const T: usize> = unsafe fn(&[u8], usize, &[Row<'_>; T], &mut [[f32; T]]);
 
+/// The products of two runs of weight rows, equally many, with one activation row: the first run's and the second's. Two long streams,
+/// which a CPU's prefetcher follows on to the rows that come after them, where neighbouring rows would be two that end with every row.
+///
+/// # Safety
+/// As for [`PanelFn`]; both runs of bytes are as many rows as there are outputs in each.
+pub type PairFn = unsafe fn([&[u8]; 2], usize, &Row<'_>, [&mut [f32]; 2]);
+
 /// The products with several activation rows at once.
 #[derive(Clone, Copy)]
 // Which of them there is a use for depends on the architecture.
@@ -63,6 +70,8 @@ pub struct Kernel {
     pub form: Form,
     /// One activation row.
     pub one: PanelFn<1>,
+    /// One activation row, with the same results, where a tier is faster so.
+    pub pair: Option<PairFn>,
     /// Several activation rows.
     pub batch: Batched,
 }

@@ -20,11 +20,21 @@ pub(super) const KERNELS: Kernels = Kernels {
 type Decode = fn(&[u8], &mut [f32]);
 
 fn quantised<F: Format>() -> Kernel {
-    Kernel { form: Form::F32, one: panel::<Quantised<F>, 1>, batch: Batched::Sixteen(panel::<Quantised<F>, 16>) }
+    Kernel {
+        form: Form::F32,
+        one: panel::<Quantised<F>, 1>,
+        pair: None,
+        batch: Batched::Sixteen(panel::<Quantised<F>, 16>),
+    }
 }
 
 fn plain<P: Plain>() -> Kernel {
-    Kernel { form: Form::F32, one: panel::<Unquantised<P>, 1>, batch: Batched::Sixteen(panel::<Unquantised<P>, 16>) }
+    Kernel {
+        form: Form::F32,
+        one: panel::<Unquantised<P>, 1>,
+        pair: None,
+        batch: Batched::Sixteen(panel::<Unquantised<P>, 16>),
+    }
 }
 
 /// What decoding needs to know of a format of either kind.

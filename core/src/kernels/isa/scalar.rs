@@ -13,7 +13,7 @@ pub(super) const KERNELS: Kernels = Kernels {
 };
 
 fn quantised<F: Format>() -> Kernel {
-    Kernel { form: Form::Int8, one: panel::<F, 1>, batch: Batched::Four(panel::<F, 4>) }
+    Kernel { form: Form::Int8, one: panel::<F, 1>, pair: None, batch: Batched::Four(panel::<F, 4>) }
 }
 
 /// Unquantised weights gain nothing from int8: they take the reference path.

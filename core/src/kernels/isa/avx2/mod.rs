@@ -44,11 +44,11 @@ pub(super) fn decoder(ty: GgmlType) -> DecodeFn {
 const RUN: usize = 32;
 
 fn quantised<F: Dot + Repack>() -> Kernel {
-    Kernel { form: Form::Int8, one: gemv::panel::<F, true>, batch: repacked::<F>() }
+    Kernel { form: Form::Int8, one: gemv::panel::<F, true>, pair: None, batch: repacked::<F>() }
 }
 
 fn coarse<F: Dot>() -> Kernel {
-    Kernel { form: Form::Int8, one: gemv::panel::<F, false>, batch: repacked::<F::Coarse>() }
+    Kernel { form: Form::Int8, one: gemv::panel::<F, false>, pair: None, batch: repacked::<F::Coarse>() }
 }
 
 fn repacked<R: Repack>() -> Batched {
@@ -56,7 +56,7 @@ fn repacked<R: Repack>() -> Batched {
 }
 
 fn plain<P: Load>() -> Kernel {
-    Kernel { form: Form::F32, one: plain_panel::<P, 1>, batch: Batched::Four(plain_panel::<P, 4>) }
+    Kernel { form: Form::F32, one: plain_panel::<P, 1>, pair: None, batch: Batched::Four(plain_panel::<P, 4>) }
 }
 
 /// The sum of all lanes.

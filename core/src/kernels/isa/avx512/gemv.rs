@@ -23,23 +23,33 @@ const TOGETHER: usize = 2;
 pub unsafe fn panel<F: Unpack, const FINE: bool>(
     data: &[u8],
     row_bytes: usize,
-    x: &[Row<'_>; 1],
+    [x]: &[Row<'_>; 1],
     out: &mut [[f32; 1]],
 ) {
-    let [x] = x;
-    // One row of each half: two long streams, which the CPU's prefetcher follows, where neighbouring rows would be two that end
-    // with every row.
     let half = out.len() / TOGETHER;
-    let row = |r: usize| data[r * row_bytes..][..row_bytes].as_ptr();
-    let (first, rest) = out.split_at_mut(half);
+    let (first, rest) = out.as_flattened_mut().split_at_mut(half);
     let (second, last) = rest.split_at_mut(half);
-    for (r, ([first], [second])) in first.iter_mut().zip(second).enumerate() {
-        // SAFETY: whole rows; by the caller's promise the activations have as many columns, padded to whole steps.
-        [*first, *second] = unsafe { dots::<F, FINE, TOGETHER>([row(r), row(half + r)], row_bytes, x) };
-    }
+    let (upper, lower) = data.split_at(half * row_bytes);
+    // SAFETY: whole rows, equally many; the rest is the caller's promise.
+    unsafe { pair::<F, FINE>([upper, lower], row_bytes, x, [first, second]) };
     if let [last] = last {
         // SAFETY: as above.
-        *last = unsafe { dots::<F, FINE, 1>([row(TOGETHER * half)], row_bytes, x) };
+        [*last] = unsafe { dots::<F, FINE, 1>([lower[half * row_bytes..][..row_bytes].as_ptr()], row_bytes, x) };
+    }
+}
+
+/// See [`PairFn`](crate::kernels::isa::PairFn).
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+pub unsafe fn pair<F: Unpack, const FINE: bool>(
+    data: [&[u8]; TOGETHER],
+    row_bytes: usize,
+    x: &Row<'_>,
+    [first, second]: [&mut [f32]; TOGETHER],
+) {
+    for (r, (first, second)) in first.iter_mut().zip(second).enumerate() {
+        let rows = data.map(|rows| rows[r * row_bytes..][..row_bytes].as_ptr());
+        // SAFETY: whole rows; by the caller's promise the activations have as many columns, padded to whole steps.
+        [*first, *second] = unsafe { dots::<F, FINE, TOGETHER>(rows, row_bytes, x) };
     }
 }
 

@@ -36,9 +36,9 @@ fn coarse_plane<F: Unpack>() -> Kernel {
 
 fn quantised<F: Unpack, const FINE: bool>() -> Kernel {
     let batch = Batched::Panel { unpack: gemm::unpack::<F>, multiply: gemm::multiply_for::<F, FINE>(), columns: CHUNK };
-    Kernel { form: Form::Int8, one: gemv::panel::<F, FINE>, batch }
+    Kernel { form: Form::Int8, one: gemv::panel::<F, FINE>, pair: Some(gemv::pair::<F, FINE>), batch }
 }
 
 fn plain<P: Load>() -> Kernel {
-    Kernel { form: Form::F32, one: plain_panel::<P, 1>, batch: Batched::Four(plain_panel::<P, 4>) }
+    Kernel { form: Form::F32, one: plain_panel::<P, 1>, pair: None, batch: Batched::Four(plain_panel::<P, 4>) }
 }

@@ -14,7 +14,7 @@ const ROWS: usize = 2;
 
 /// The product `$name` over the int8 dot product `$dot`, compiled for `$features`; see [`PanelFn`](super::super::PanelFn).
 macro_rules! product {
-    ($name:ident, $rows:ident, $features:literal, $dot:ident) => {
+    ($name:ident, $pair:ident, $rows:ident, $features:literal, $dot:ident) => {
         #[target_feature(enable = $features)]
         pub unsafe fn $name<F: Unpack, const FINE: bool, const T: usize>(
             data: &[u8],
@@ -22,7 +22,6 @@ macro_rules! product {
             x: &[Row<'_>; T],
             out: &mut [[f32; T]],
         ) {
-            // One row of each half: two long streams, which a CPU's prefetcher can follow.
             let half = out.len() / ROWS;
             let row = |r: usize| data[r * row_bytes..][..row_bytes].as_ptr();
             let (first, rest) = out.split_at_mut(half);
@@ -34,6 +33,22 @@ macro_rules! product {
             if let [last] = last {
                 // SAFETY: as above.
                 [*last] = unsafe { $rows::<F, FINE, T, 1>([row(ROWS * half)], row_bytes, x) };
+            }
+        }
+
+        /// See [`PairFn`](super::super::PairFn).
+        #[target_feature(enable = $features)]
+        pub unsafe fn $pair<F: Unpack, const FINE: bool>(
+            data: [&[u8]; ROWS],
+            row_bytes: usize,
+            x: &Row<'_>,
+            [first, second]: [&mut [f32]; ROWS],
+        ) {
+            let x = std::array::from_ref(x);
+            for (r, (first, second)) in first.iter_mut().zip(second).enumerate() {
+                let rows = data.map(|rows| rows[r * row_bytes..][..row_bytes].as_ptr());
+                // SAFETY: as the caller promises; whole rows.
+                [[*first], [*second]] = unsafe { $rows::<F, FINE, 1, ROWS>(rows, row_bytes, x) };
             }
         }
 
@@ -117,5 +132,5 @@ macro_rules! product {
     };
 }
 
-product!(with_sdot, sdot_rows, "neon,dotprod", sdot);
-product!(with_widening, widening_rows, "neon", widening_dot);
+product!(with_sdot, pair_with_sdot, sdot_rows, "neon,dotprod", sdot);
+product!(with_widening, pair_with_widening, widening_rows, "neon", widening_dot);

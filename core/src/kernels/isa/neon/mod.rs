@@ -13,7 +13,7 @@ mod unpack;
 
 use std::arch::is_aarch64_feature_detected;
 
-use super::{Batched, Form, Kernel, Kernels, PanelFn};
+use super::{Batched, Form, Kernel, Kernels, PairFn, PanelFn};
 use crate::kernels::activations::quantise_row;
 use crate::kernels::formats::by_type;
 use crate::kernels::panel::CHUNK;
@@ -54,22 +54,26 @@ fn with_smmla<F: Unpack>(fine: bool) -> Kernel {
 fn with_sdot<F: Unpack>(fine: bool) -> Kernel {
     let multiply = if fine { sdot::multiply_for::<F, true>() } else { sdot::multiply_for::<F, false>() };
     let batch = Batched::Panel { unpack: gemm::unpack::<F, sdot::Fours>, multiply, columns: CHUNK };
-    let one = if fine { gemv::with_sdot::<F, true, 1> } else { gemv::with_sdot::<F, false, 1> };
-    Kernel { form: Form::Int8, one, batch }
+    let (one, pair): (PanelFn<1>, PairFn) = if fine {
+        (gemv::with_sdot::<F, true, 1>, gemv::pair_with_sdot::<F, true>)
+    } else {
+        (gemv::with_sdot::<F, false, 1>, gemv::pair_with_sdot::<F, false>)
+    };
+    Kernel { form: Form::Int8, one, pair: Some(pair), batch }
 }
 
 fn with_widening<F: Unpack>(fine: bool) -> Kernel {
-    let (one, four): (PanelFn<1>, PanelFn<4>) = if fine {
-        (gemv::with_widening::<F, true, 1>, gemv::with_widening::<F, true, 4>)
+    let (one, pair, four): (PanelFn<1>, PairFn, PanelFn<4>) = if fine {
+        (gemv::with_widening::<F, true, 1>, gemv::pair_with_widening::<F, true>, gemv::with_widening::<F, true, 4>)
     } else {
-        (gemv::with_widening::<F, false, 1>, gemv::with_widening::<F, false, 4>)
+        (gemv::with_widening::<F, false, 1>, gemv::pair_with_widening::<F, false>, gemv::with_widening::<F, false, 4>)
     };
-    Kernel { form: Form::Int8, one, batch: Batched::Four(four) }
+    Kernel { form: Form::Int8, one, pair: Some(pair), batch: Batched::Four(four) }
 }
 
 /// Unquantised weights do not meet quantised activations.
 fn plain<P: Load>(_fine: bool) -> Kernel {
-    Kernel { form: Form::F32, one: plain_panel::<P, 1>, batch: Batched::Four(plain_panel::<P, 4>) }
+    Kernel { form: Form::F32, one: plain_panel::<P, 1>, pair: None, batch: Batched::Four(plain_panel::<P, 4>) }
 }
 
 #[cfg(test)]
