@@ -17,7 +17,7 @@ const SPAN: usize = 2 * TILE;
 /// order: one row's stripes are computed side by side, a batch's one after the other, with the same result.
 const STRIPES: usize = 8;
 /// Elements of keys and values below which one row's attention is not worth waking the pool for.
-const SMALL: usize = 1 << 14;
+const SMALL: usize = 1 << 13;
 
 /// How far back a layer sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
