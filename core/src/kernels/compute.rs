@@ -397,3 +397,42 @@ impl Panel<'_> {
         t
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tasks_have_every_row_once() {
+        for paired in [false, true] {
+            for (rows, each) in (0..70).flat_map(|rows| [1, 16, 32, 100].map(|each| (rows, each))) {
+                let cut = Cut { rows, each, paired };
+                let mut taken = vec![0; rows];
+                for task in 0..cut.tasks() {
+                    let [first, second] = cut.parts(task);
+                    assert!(second.is_empty() || first.len() == second.len());
+                    let odd = cut.odd(task);
+                    first.chain(second).chain(odd).for_each(|row| taken[row] += 1);
+                }
+                assert!(taken.iter().all(|times| *times == 1), "{rows} rows by {each}: {taken:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn workers_expect_what_they_begin_with() {
+        let compute = Compute::new(KernelChoice::Auto, 3).unwrap();
+        let bytes = vec![0u8; 400 * 360];
+        let w = |rows: usize| Matrix::new(GgmlType::Q4_1, rows, 576, &bytes[..rows * 360]).unwrap();
+        compute.expect(&[w(64), w(400)]);
+        let spans = [1, 2].map(|worker| compute.pool.noted(worker).unwrap());
+        for streams in spans.iter().flatten() {
+            assert!(streams.iter().all(|span| span.within(&bytes)), "{streams:?}");
+        }
+        assert!(spans.iter().all(|spans| spans.as_flattened().iter().any(|span| span.len() > 0)));
+        assert_ne!(format!("{:?}", spans[0]), format!("{:?}", spans[1]));
+        assert!(compute.pool.noted(1).is_none(), "a note is taken once");
+        // The caller begins at once, and is told nothing.
+        assert!(compute.pool.noted(0).is_none());
+    }
+}

@@ -140,6 +140,12 @@ impl Pool {
         }
     }
 
+    /// What a worker would fetch next, taken from it.
+    #[cfg(test)]
+    pub(super) fn noted(&self, worker: usize) -> Option<Spans> {
+        self.shared.shelves[worker].0.take()
+    }
+
     /// Calls `task(i)` for every `i` below `tasks`, in any order and on any thread of the pool, and returns
     /// when all have returned.
     ///

@@ -55,6 +55,13 @@ impl Span {
         self.len
     }
 
+    /// Whether it is part of `bytes`.
+    #[cfg(test)]
+    pub fn within(self, bytes: &[u8]) -> bool {
+        let start = self.address.wrapping_sub(bytes.as_ptr().addr());
+        self.len == 0 || (start < bytes.len() && self.len <= bytes.len() - start)
+    }
+
     /// Asks for the first `lines` lines, and is what is left.
     fn ask(self, lines: usize) -> Self {
         let len = self.len.min(lines * LINE);
@@ -105,5 +112,33 @@ impl Shelf {
             len: len.load(Ordering::Relaxed),
         };
         Some(self.spans.each_ref().map(|streams| streams.each_ref().map(read)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_is_taken_once_and_asked_for_to_its_end() {
+        let bytes = [0u8; 3000];
+        let shelf = Shelf::default();
+        assert!(shelf.take().is_none());
+        let mut left = Spans::default();
+        left[..2].copy_from_slice(&[
+            [Span::of(&bytes), Span::of(&bytes[..65])],
+            [Span::default(), Span::of(&bytes).first(1)],
+        ]);
+        shelf.put(&left);
+        let mut spans = shelf.take().unwrap();
+        assert!(shelf.take().is_none());
+        assert_eq!(spans.as_flattened().iter().map(|span| span.len()).sum::<usize>(), 3000 + 65 + 1);
+        let mut times = 0;
+        while ask_some(&mut spans) {
+            assert!(spans.as_flattened().iter().all(|span| span.within(&bytes)));
+            times += 1;
+        }
+        // Eight lines of each stream at a time, matrix after matrix.
+        assert_eq!(times, 3000_usize.div_ceil(8 * LINE) + 1);
     }
 }
