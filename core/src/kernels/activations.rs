@@ -298,9 +298,8 @@ impl Widest for DropFine<'_> {
     fn run<const FUSED: bool>(self) {
         self.fine.fill(0);
         for ((sum, scale), lanes) in self.sums.iter_mut().zip(self.scales).zip(self.lanes.as_chunks::<GROUP>().0) {
-            // 16 of at most 127: at most 2032.
-            let total: i16 = lanes.iter().map(|&lane| i16::from(lane)).sum();
-            *sum = scale * (COARSE * i32::from(total)) as f32;
+            let total: i32 = lanes.iter().map(|&lane| i32::from(lane)).sum();
+            *sum = scale * (COARSE * total) as f32;
         }
     }
 }
