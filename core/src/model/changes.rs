@@ -81,8 +81,8 @@ impl<'a, const N: usize> Changes<'a, N> {
         });
     }
 
-    /// Tasks that a single row's changes are worth cutting into: as many as there are threads to help the one that takes the products'
-    /// first, but each transforms the row anew.
+    /// Tasks that a single row's changes are worth cutting into: one for each linear, as long as a thread is left that begins with
+    /// the products. With fewer they share linears, because each task transforms the row anew.
     pub fn tasks(&self, threads: usize) -> usize {
         let touched = self.touched.iter().filter(|touched| **touched).count();
         touched.min(threads - 1).max(1)
