@@ -14,15 +14,19 @@ pub const LANES: usize = 16;
 /// Elements of a line that are moved together, some cache lines.
 const STRIP: usize = 64;
 
-/// `to[j][i] = line(i)[j]`, for every `j`, of 16 lines.
+/// What a lane without a line holds.
+const NOTHING: [f32; STRIP] = [0.0; STRIP];
+
+/// `to[j][i] = line(i)[j]`, for every `j`, of 16 lines; zero where there is no line.
 ///
 /// # Panics
 /// If a line is shorter than `to`.
 #[inline(always)]
-pub fn turn<'a>(line: impl Fn(usize) -> &'a [f32], to: &mut [[f32; LANES]]) {
+pub fn turn<'a>(line: impl Fn(usize) -> Option<&'a [f32]>, to: &mut [[f32; LANES]]) {
     for (start, to) in (0..).step_by(STRIP).zip(to.chunks_mut(STRIP)) {
         for i in (0..LANES).step_by(8) {
-            let lines: [&[f32]; 8] = std::array::from_fn(|k| &line(i + k)[start..start + to.len()]);
+            let part = |line: &'a [f32]| &line[start..start + to.len()];
+            let lines: [&[f32]; 8] = std::array::from_fn(|k| line(i + k).map_or(&NOTHING[..to.len()], part));
             for j in turn_fours(&lines, i, to)..to.len() {
                 for (place, line) in to[j][i..].iter_mut().zip(lines) {
                     *place = line[j];
@@ -124,9 +128,12 @@ mod tests {
         for count in [0, 1, 3, 4, 15, 64, 67, 144] {
             let lines: Vec<Vec<f32>> = (0..LANES).map(|i| (0..count).map(|j| number(i, j)).collect()).collect();
             let mut to = vec![[-1.0; LANES]; count];
-            turn(|i| &lines[i], &mut to);
-            for (j, column) in to.iter().enumerate() {
-                assert_eq!(*column, std::array::from_fn(|i| number(i, j)), "{j} of {count}");
+            for there in [1, 5, 8, LANES] {
+                turn(|i| lines[..there].get(i).map(|line| &line[..]), &mut to);
+                for (j, column) in to.iter().enumerate() {
+                    let expected = std::array::from_fn(|i| if i < there { number(i, j) } else { 0.0 });
+                    assert_eq!(*column, expected, "{j} of {count}, {there} lines");
+                }
             }
         }
     }

@@ -2,19 +2,12 @@
 
 use crate::kernels::{add_turned, turn};
 
-use super::{LANES, LaneBin};
+use super::LaneBin;
 
 /// Elements `2m` of every row to the real parts of bin m, elements `2m + 1` to its imaginary parts; zero to lanes without a row.
 #[inline(always)]
 pub(super) fn load(rows: &[f32], len: usize, bins: &mut [LaneBin]) {
-    let lines = LaneBin::lines_mut(bins);
-    if rows.len() == LANES * len {
-        turn(|lane| &rows[lane * len..][..len], lines);
-        return;
-    }
-    for (m, line) in lines.iter_mut().enumerate() {
-        *line = std::array::from_fn(|lane| rows.get(lane * len + m).copied().unwrap_or(0.0));
-    }
+    turn(|lane| rows.get(lane * len..(lane + 1) * len), LaneBin::lines_mut(bins));
 }
 
 /// The way back, with real and imaginary parts exchanged, added to the rows: element i of a row gets element `order[i]`.

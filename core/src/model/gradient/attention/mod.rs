@@ -120,7 +120,7 @@ fn load(
 /// Rows of `stride` elements with rows in the lanes: panel p, element d at `[(p · stride + d) · PANEL..]`.
 fn turn_round(from: &[f32], stride: usize, to: &mut [f32]) {
     for (rows, panel) in from.chunks_exact(LANES * stride).zip(to.chunks_exact_mut(LANES * stride)) {
-        turn(|line| &rows[line * stride..][..stride], panel.as_chunks_mut().0);
+        turn(|line| Some(&rows[line * stride..][..stride]), panel.as_chunks_mut().0);
     }
 }
 
