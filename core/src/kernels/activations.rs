@@ -44,6 +44,7 @@ pub struct Activations {
     words: Aligned<i16>,
     split_lanes: Aligned<i8>,
     split_fine: Aligned<i8>,
+    pairs: Aligned<f32>,
 }
 
 /// One activation row; the f32 form is empty or `cols` long, the int8 form empty or padded to whole blocks of 256.
@@ -69,6 +70,9 @@ pub(super) struct Row<'a> {
     /// The fine plane likewise.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub split_fine: &'a [i8],
+    /// Scale and scaled sum of each block of 32 in turn, of a row that is the only one.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+    pub pairs: &'a [f32],
 }
 
 impl Activations {
@@ -93,6 +97,7 @@ impl Activations {
             words: Aligned::new(if compute.kernels().words { padded } else { 0 }),
             split_lanes: Aligned::new(split),
             split_fine: Aligned::new(split),
+            pairs: Aligned::new(split / GROUP),
         }
     }
 
@@ -237,6 +242,12 @@ impl Activations {
                 split(&plane[..stride], whole);
                 split(&plane[cols.saturating_sub(MAX_BLOCK)..][..MAX_BLOCK], tail);
             }
+            grow(&mut self.pairs, stride / GROUP);
+            let scales = self.scales.as_chunks::<{ BLOCK / GROUP }>().0;
+            let pairs = self.pairs.as_chunks_mut::<2>().0.iter_mut().take(stride / BLOCK);
+            for (pair, (scales, sum)) in pairs.zip(scales.iter().zip(&*self.block_sums)) {
+                *pair = [scales[0], *sum];
+            }
         }
     }
 
@@ -251,6 +262,7 @@ impl Activations {
         Row {
             split_lanes: &self.split_lanes[..alone],
             split_fine: &self.split_fine[..alone],
+            pairs: &self.pairs[..if alone > 0 { groups } else { 0 }],
             values: &self.values[t * cols..][..cols],
             lanes: &self.lanes[t * stride..][..stride],
             fine: &self.fine[t * stride..][..stride],

@@ -18,6 +18,9 @@ const LINE: usize = 64;
 /// Weight rows multiplied together, which share the loads of the activations.
 const TOGETHER: usize = 2;
 
+/// Pairs of rows whose sums are added up across lanes together: row by row, the additions would wait for each other.
+const DEFERRED: usize = 8;
+
 /// See [`PanelFn`](crate::kernels::isa::PanelFn). Without `FINE` the fine plane is zero and not looked at.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub unsafe fn panel<F: Unpack, const FINE: bool>(
@@ -33,8 +36,10 @@ pub unsafe fn panel<F: Unpack, const FINE: bool>(
     // SAFETY: whole rows, equally many; the rest is the caller's promise.
     unsafe { pair::<F, FINE>([upper, lower], row_bytes, x, [first, second]) };
     if let [last] = last {
+        let mut sums = [_mm512_setzero_ps(); TOGETHER * DEFERRED];
         // SAFETY: as above.
-        [*last] = unsafe { dots::<F, FINE, 1>([lower[half * row_bytes..][..row_bytes].as_ptr()], row_bytes, x) };
+        [sums[0]] = unsafe { dots::<F, FINE, 1>([lower[half * row_bytes..][..row_bytes].as_ptr()], row_bytes, x) };
+        *last = _mm512_cvtss_f32(reduce(&sums));
     }
 }
 
@@ -46,17 +51,27 @@ pub unsafe fn pair<F: Unpack, const FINE: bool>(
     x: &Row<'_>,
     [first, second]: [&mut [f32]; TOGETHER],
 ) {
-    for (r, (first, second)) in first.iter_mut().zip(second).enumerate() {
-        let rows = data.map(|rows| rows[r * row_bytes..][..row_bytes].as_ptr());
-        // SAFETY: whole rows; by the caller's promise the activations have as many columns, padded to whole steps.
-        [*first, *second] = unsafe { dots::<F, FINE, TOGETHER>(rows, row_bytes, x) };
+    let mut sums = [_mm512_setzero_ps(); TOGETHER * DEFERRED];
+    for (block, (first, second)) in first.chunks_mut(DEFERRED).zip(second.chunks_mut(DEFERRED)).enumerate() {
+        for r in 0..first.len() {
+            let row = block * DEFERRED + r;
+            let rows = data.map(|rows| rows[row * row_bytes..][..row_bytes].as_ptr());
+            // SAFETY: whole rows; by the caller's promise the activations have as many columns, padded to whole steps.
+            [sums[r], sums[DEFERRED + r]] = unsafe { dots::<F, FINE, TOGETHER>(rows, row_bytes, x) };
+        }
+        let totals = reduce(&sums);
+        let mut lanes = [0.0; TOGETHER * DEFERRED];
+        // SAFETY: as many lanes as a vector has.
+        unsafe { _mm512_storeu_ps(lanes.as_mut_ptr(), totals) };
+        first.copy_from_slice(&lanes[..first.len()]);
+        second.copy_from_slice(&lanes[DEFERRED..][..second.len()]);
     }
 }
 
 /// Two accumulators per row hide the latency of the additions.
 type Sums<const R: usize> = [[__m512; 2]; R];
 
-/// The products of the rows that begin at `start`.
+/// The products of the rows that begin at `start`, as lanes to be added up.
 ///
 /// # Safety
 /// The CPU runs the tier; every row has `row_bytes` bytes of whole blocks and the activations as many columns, padded to whole steps.
@@ -66,7 +81,7 @@ unsafe fn dots<F: Unpack, const FINE: bool, const R: usize>(
     start: [*const u8; R],
     row_bytes: usize,
     x: &Row<'_>,
-) -> [f32; R] {
+) -> [__m512; R] {
     let mut sums: Sums<R> = [[_mm512_setzero_ps(); 2]; R];
     let steps = row_bytes / F::STEP_BYTES;
     let rest = row_bytes % F::STEP_BYTES;
@@ -105,12 +120,7 @@ unsafe fn dots<F: Unpack, const FINE: bool, const R: usize>(
             }
         }
     }
-    let mut totals = [_mm512_setzero_ps(); TOGETHER];
-    for (total, sums) in totals.iter_mut().zip(sums) {
-        *total = _mm512_add_ps(sums[0], sums[1]);
-    }
-    let totals = reduce(totals);
-    std::array::from_fn(|r| totals[r])
+    sums.map(|[a, b]| _mm512_add_ps(a, b))
 }
 
 /// Asks for the lines that begin [`AHEAD`] of the `bytes` bytes at each of `p`: each once, however long the steps are.
@@ -128,16 +138,21 @@ fn ask<const R: usize>(p: [*const u8; R], bytes: usize) {
     }
 }
 
-/// The sum of each vector's lanes; one vector's does not depend on the others.
+/// The sum of each vector's lanes, in the lane of its number; one vector's does not depend on the others.
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq")]
-fn reduce(v: [__m512; TOGETHER]) -> [f32; TOGETHER] {
-    let [a, b] = v;
-    let both = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
-    let both = _mm256_add_ps(_mm512_castps512_ps256(both), _mm512_extractf32x8_ps::<1>(both));
-    let both = _mm_add_ps(_mm256_castps256_ps128(both), _mm256_extractf128_ps::<1>(both));
-    let both = _mm_add_ps(both, _mm_movehl_ps(both, both));
-    [_mm_cvtss_f32(both), _mm_cvtss_f32(_mm_movehdup_ps(both))]
+fn reduce(v: &[__m512; TOGETHER * DEFERRED]) -> __m512 {
+    // Within 128-bit parts first: pairs of vectors, then fours, whose sums are the four words of a part.
+    let two = |a, b| _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    let four = |i: usize| {
+        let pairs = [two(v[i], v[i + 1]), two(v[i + 2], v[i + 3])].map(|pair| _mm512_castps_pd(pair));
+        let (low, high) = (_mm512_unpacklo_pd(pairs[0], pairs[1]), _mm512_unpackhi_pd(pairs[0], pairs[1]));
+        _mm512_add_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high))
+    };
+    let eight =
+        |a, b| _mm512_add_ps(_mm512_shuffle_f32x4::<0b01_00_01_00>(a, b), _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b));
+    let (low, high) = (eight(four(0), four(4)), eight(four(8), four(12)));
+    _mm512_add_ps(_mm512_shuffle_f32x4::<0b10_00_10_00>(low, high), _mm512_shuffle_f32x4::<0b11_01_11_01>(low, high))
 }
 
 /// Adds the products of the steps at `p` with elements `at..at + 256` of the activations, which begin at `split_at` in the
@@ -154,13 +169,9 @@ unsafe fn step<F: Unpack, const FINE: bool, const R: usize, const FIRST: usize>(
 ) {
     // SAFETY: the caller promises a whole step at each of `p` and 256 elements in `x` from `at` on, which is a multiple of 16.
     unsafe {
-        let row_scale = _mm512_loadu_ps(x.scales.as_ptr().add(at / GROUP));
-        let row_sum = _mm512_loadu_ps(x.sums.as_ptr().add(at / GROUP));
-        let mut scales = [row_scale; R];
+        let mut scales = [_mm512_setzero_ps(); R];
         for r in 0..R {
-            let (scale, offset) = F::scales(p[r]);
-            scales[r] = _mm512_maskz_mul_ps(keep, scale, row_scale);
-            sums[r][0] = _mm512_mask3_fmadd_ps(offset, row_sum, sums[r][0], keep);
+            scales[r] = F::weigh(p[r], x, at, keep, &mut sums[r][0]);
         }
         let plane = |plane: &[i8], at: usize, i: usize| _mm512_loadu_si512(plane.as_ptr().add(at + 64 * i).cast());
         for half in FIRST..2 {
@@ -185,7 +196,25 @@ unsafe fn step<F: Unpack, const FINE: bool, const R: usize, const FIRST: usize>(
             } else {
                 for i in [i, j] {
                     let (coarse, fine) = (plane(x.lanes, at, i), plane(x.fine, at, i));
-                    let spread = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+                    let odd = if F::SPAN == GROUP { 1 } else { 0 };
+                    let spread = _mm512_setr_epi32(
+                        0,
+                        0,
+                        0,
+                        0,
+                        odd,
+                        odd,
+                        odd,
+                        odd,
+                        2,
+                        2,
+                        2,
+                        2,
+                        2 + odd,
+                        2 + odd,
+                        2 + odd,
+                        2 + odd,
+                    );
                     let spread = _mm512_add_epi32(spread, _mm512_set1_epi32(4 * i as i32));
                     for r in 0..R {
                         let lanes = F::lanes(p[r], i);

@@ -3,8 +3,9 @@
 use std::arch::x86_64::*;
 
 use super::STEP;
+use crate::kernels::activations::Row;
 use crate::kernels::formats::{
-    Format, Iq4Nl, LEVELS, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, q3k_scales, q45k_scales,
+    Format, GROUP, Iq4Nl, LEVELS, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, q3k_scales, q45k_scales,
 };
 
 /// How a format's bytes become vectors.
@@ -22,6 +23,13 @@ pub trait Unpack: Format {
     /// The CPU runs the tier and `p` is followed by a whole step.
     unsafe fn scales(p: *const u8) -> (__m512, __m512);
 
+    /// The scales of the step at `p` times those of elements `at..at + 256` of the activations, of the groups in `keep`: one lane a
+    /// group of 16, or the even lanes where 32 elements share a scale. The offsets times the activations' sums are added to `sum`.
+    ///
+    /// # Safety
+    /// As [`scales`](Self::scales), and the activations have that many elements.
+    unsafe fn weigh(p: *const u8, x: &Row<'_>, at: usize, keep: __mmask16, sum: &mut __m512) -> __m512;
+
     /// Vector `i` of the step at `p`, as unsigned lanes: elements `64i..64i + 64` where 16 elements share a scale or a block has
     /// 256, else the first (even `i`) or second halves of four blocks of 32.
     ///
@@ -30,58 +38,129 @@ pub trait Unpack: Format {
     unsafe fn lanes(p: *const u8, i: usize) -> __m512i;
 }
 
-/// Where the leading words of four blocks of `bytes` bytes lie, each twice and once more for the next four: in the 64 bytes
-/// from the first block on, or, from index 32 on, in 64 bytes from [`second_load`] on.
-const fn head_words(bytes: usize) -> [i16; 16] {
-    let mut index = [0; 16];
+/// Where the last 64 bytes begin that end with the 16 at offset `at` of the last of four blocks.
+const fn last_load(bytes: usize, at: usize) -> usize {
+    3 * bytes + at + 16 - 64
+}
+
+/// Where the first 64 bytes begin that hold the 16 at offset `at` of two blocks: at the first block if that will do, so that loads
+/// serve several purposes.
+const fn first_load(bytes: usize, at: usize) -> usize {
+    (bytes + at + 16).saturating_sub(64)
+}
+
+/// Where the word at `offset` of four blocks lies in the 64 bytes from `first` on or, from index 32 on, in those from `last` on.
+const fn word(offset: usize, first: usize, last: usize) -> i16 {
+    (if offset >= first && offset + 2 <= first + 64 { (offset - first) / 2 } else { 32 + (offset - last) / 2 }) as i16
+}
+
+/// Indices of the words of 16 bytes at offset `at` of each of the blocks 0, 2, 1, 3 of `bytes` bytes. They begin with the `period`
+/// first of these words again and again.
+const fn chunk_words(bytes: usize, at: usize, period: usize, first: usize, last: usize) -> [i16; 32] {
+    let mut index = [0; 32];
     let mut i = 0;
-    while i < 16 {
-        let offset = i % 8 / 2 * bytes;
-        index[i] = if offset < 64 { offset / 2 } else { 32 + (offset - second_load(bytes)) / 2 } as i16;
+    while i < 32 {
+        index[i] = word([0, 2, 1, 3][i / 8] * bytes + at + i % 8 % period * 2, first, last);
         i += 1;
     }
     index
 }
 
-/// The last place in four blocks of `bytes` bytes from which 64 bytes can be read, or block 2 if that comes before.
-const fn second_load(bytes: usize) -> usize {
-    let last = 4 * bytes - 64;
-    if last < 2 * bytes { last } else { 2 * bytes }
-}
-
-/// Scale and offset of the groups of eight small blocks: the f16 scale at the start of each.
+/// The words that `index` names in the 64 bytes at `p` from `first` on and from `last` on.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-unsafe fn small_scales<const BYTES: usize>(p: *const u8) -> __m512 {
-    // SAFETY: the caller promises eight blocks of `BYTES` bytes; the index table is 32 bytes.
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn words(p: *const u8, index: &[i16; 32], first: usize, last: usize) -> __m512i {
+    // SAFETY: the caller promises 64 bytes at both places; the index is 64 bytes.
     unsafe {
         let load = |at: usize| _mm512_loadu_si512(p.add(at).cast());
-        let index = const { head_words(BYTES) };
-        let index = _mm512_castsi256_si512(_mm256_loadu_si256(index.as_ptr().cast()));
-        let second = const { second_load(BYTES) };
-        let low = _mm512_permutex2var_epi16(load(0), index, load(second));
-        let high = _mm512_permutex2var_epi16(load(4 * BYTES), index, load(4 * BYTES + second));
-        let both = _mm256_blend_epi32::<0xf0>(_mm512_castsi512_si256(low), _mm512_castsi512_si256(high));
-        _mm512_cvtph_ps(both)
+        _mm512_permutex2var_epi16(load(first), _mm512_loadu_si512(index.as_ptr().cast()), load(last))
     }
 }
 
-/// As [`small_scales`] for blocks of 18 bytes: words 0, 9, 18 and 27 of each half of the step.
+/// Where the leading words of four blocks of `bytes` bytes lie, in pairs, and once more for the next four: each with the word after
+/// it, or twice.
+const fn head_words(bytes: usize, paired: bool, last: usize) -> [i16; 32] {
+    let mut index = [0; 32];
+    let mut i = 0;
+    while i < 16 {
+        index[i] = word(i % 8 / 2 * bytes + if paired { i % 2 * 2 } else { 0 }, 0, last);
+        i += 1;
+    }
+    index
+}
+
+/// The leading f16s of eight small blocks in pairs: each with the one after it, or twice. `LANES` is where the lanes begin.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-unsafe fn small_scales_18(p: *const u8) -> __m512 {
+unsafe fn heads<const BYTES: usize, const PAIRED: bool, const LANES: usize>(p: *const u8) -> __m512 {
+    let last = const { last_load(BYTES, LANES) };
+    let index = const { &head_words(BYTES, PAIRED, last_load(BYTES, LANES)) };
+    // SAFETY: the caller promises eight blocks, and lanes of at least 16 bytes from `LANES` on in each.
+    let (low, high) = unsafe { (words(p, index, 0, last), words(p.add(4 * BYTES), index, 0, last)) };
+    _mm512_cvtph_ps(_mm256_blend_epi32::<0xf0>(_mm512_castsi512_si256(low), _mm512_castsi512_si256(high)))
+}
+
+/// As [`heads`] for blocks of 18 bytes, each twice: words 0, 9, 18 and 27 of each half of the step.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn heads_18(p: *const u8) -> __m512 {
     // SAFETY: the caller promises eight blocks, 144 bytes, of which bytes 0..64 and 72..136 are read.
     let (low, high) = unsafe { (_mm512_loadu_si512(p.cast()), _mm512_loadu_si512(p.add(72).cast())) };
     let index = _mm512_castsi256_si512(_mm256_setr_epi16(0, 0, 9, 9, 18, 18, 27, 27, 32, 32, 41, 41, 50, 50, 59, 59));
     _mm512_cvtph_ps(_mm512_castsi512_si256(_mm512_permutex2var_epi16(low, index, high)))
 }
 
-/// Scales and offsets of the groups of eight small blocks from their leading f16 pairs.
+/// As [`heads`] for pairs in blocks of 20 bytes: words of 32 bits 0, 5, 10 and 15 of each half of the step.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn heads_20(p: *const u8) -> __m512 {
+    // SAFETY: the caller promises eight blocks, 160 bytes, of which bytes 0..64 and 80..144 are read.
+    let (low, high) = unsafe { (_mm512_loadu_si512(p.cast()), _mm512_loadu_si512(p.add(80).cast())) };
+    let index = _mm512_castsi256_si512(_mm256_setr_epi32(0, 5, 10, 15, 16, 21, 26, 31));
+    _mm512_cvtph_ps(_mm512_castsi512_si256(_mm512_permutex2var_epi32(low, index, high)))
+}
+
+/// Two numbers in turn.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn split_pairs(pairs: __m256i) -> (__m512, __m512) {
-    let pairs = _mm512_cvtph_ps(pairs);
-    (_mm512_moveldup_ps(pairs), _mm512_movehdup_ps(pairs))
+fn in_turn(even: f32, odd: f32) -> __m512 {
+    _mm512_mask_blend_ps(0xaaaa, _mm512_set1_ps(even), _mm512_set1_ps(odd))
+}
+
+/// Scales and offsets of 16 groups from eight pairs, whose second numbers are offsets once multiplied with `offset`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn split_pairs(pairs: __m512, offset: f32) -> (__m512, __m512) {
+    (_mm512_moveldup_ps(pairs), _mm512_mul_ps(_mm512_movehdup_ps(pairs), _mm512_set1_ps(offset)))
+}
+
+/// [`Unpack::weigh`] for such pairs: both of a pair are multiplied at once, and what belongs to the rows' numbers alone is computed
+/// once for all rows.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn weigh_pairs(pairs: __m512, offset: f32, x: &Row<'_>, at: usize, keep: __mmask16, sum: &mut __m512) -> __m512 {
+    // SAFETY: the caller promises 256 activations from `at` on, which have eight pairs.
+    let x = unsafe { _mm512_loadu_ps(x.pairs.as_ptr().add(at / GROUP)) };
+    let x = if offset == 1.0 { x } else { _mm512_mul_ps(x, in_turn(1.0, offset)) };
+    let both = _mm512_maskz_mul_ps(keep, pairs, x);
+    *sum = _mm512_mask_add_ps(*sum, 0xaaaa, *sum, both);
+    both
+}
+
+/// [`Unpack::weigh`] for scales and offsets of 16 groups.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn weigh_groups(
+    (scales, offsets): (__m512, __m512),
+    x: &Row<'_>,
+    at: usize,
+    keep: __mmask16,
+    sum: &mut __m512,
+) -> __m512 {
+    // SAFETY: the caller promises 256 activations from `at` on.
+    let of = |x: &[f32]| unsafe { _mm512_loadu_ps(x.as_ptr().add(at / GROUP)) };
+    *sum = _mm512_mask3_fmadd_ps(offsets, of(x.sums), *sum, keep);
+    _mm512_maskz_mul_ps(keep, scales, of(x.scales))
 }
 
 /// The offset of lanes centred on `zero`.
@@ -100,40 +179,22 @@ unsafe fn splat_f16(p: *const u8) -> __m512 {
     _mm512_cvtph_ps(_mm256_set1_epi16(half))
 }
 
-/// Where the words of chunks of 16 bytes in blocks 0, 2, 1, 3 of `bytes` bytes lie: in the 64 bytes from the first chunk on,
-/// or, from index 32 on, in the 64 bytes that end with the last.
-const fn chunk_words(bytes: usize) -> [i16; 32] {
-    let mut index = [0; 32];
-    let mut i = 0;
-    while i < 32 {
-        let block = [0, 2, 1, 3][i / 8];
-        let offset = block * bytes + i % 8 * 2;
-        let from_end = 3 * bytes + 16 - 64;
-        index[i] = if block < 2 { offset / 2 } else { 32 + (offset - from_end) / 2 } as i16;
-        i += 1;
-    }
-    index
-}
-
-/// The 16 bytes at offset `at` of each of four blocks of `BYTES` bytes, from block `4 · half` on.
+/// The 16 bytes at offset `AT` of each of the blocks 0, 2, 1, 3 of `BYTES` bytes, from block `4 · half` on.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn chunks<const BYTES: usize>(p: *const u8, half: usize, at: usize) -> __m512i {
-    // SAFETY: the caller promises eight blocks and half < 2; the index table is 64 bytes.
-    unsafe {
-        let first = p.add(4 * half * BYTES + at);
-        let end = _mm512_loadu_si512(first.add(3 * BYTES + 16 - 64).cast());
-        let index = const { chunk_words(BYTES) };
-        _mm512_permutex2var_epi16(_mm512_loadu_si512(first.cast()), _mm512_loadu_si512(index.as_ptr().cast()), end)
-    }
+unsafe fn chunks<const BYTES: usize, const AT: usize>(p: *const u8, half: usize) -> __m512i {
+    let (first, last) = const { (first_load(BYTES, AT), last_load(BYTES, AT)) };
+    let index = const { &chunk_words(BYTES, AT, 8, first_load(BYTES, AT), last_load(BYTES, AT)) };
+    // SAFETY: the caller promises eight blocks and half < 2.
+    unsafe { words(p.add(4 * half * BYTES), index, first, last) }
 }
 
-/// The nibbles of vector `i` of eight blocks whose 16 bytes of them lie at offset `at`.
+/// The nibbles of vector `i` of eight blocks whose 16 bytes of them lie at offset `AT`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn nibbles<const BYTES: usize>(p: *const u8, i: usize, at: usize) -> __m512i {
+unsafe fn nibbles<const BYTES: usize, const AT: usize>(p: *const u8, i: usize) -> __m512i {
     // SAFETY: as the caller promises.
-    let both = unsafe { chunks::<BYTES>(p, i / 2, at) };
+    let both = unsafe { chunks::<BYTES, AT>(p, i / 2) };
     let nibbles = if i.is_multiple_of(2) { both } else { _mm512_srli_epi16::<4>(both) };
     _mm512_and_si512(nibbles, _mm512_set1_epi8(0x0f))
 }
@@ -141,25 +202,42 @@ unsafe fn nibbles<const BYTES: usize>(p: *const u8, i: usize, at: usize) -> __m5
 /// As [`nibbles`], with the fifth bits that lie in the four bytes before them.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn five_bits<const BYTES: usize>(p: *const u8, i: usize, at: usize) -> __m512i {
-    // SAFETY: the caller promises eight blocks and i < 4.
-    unsafe {
-        let bits = |b: usize| u64::from(p.add((4 * (i / 2) + b) * BYTES + at).cast::<u32>().read_unaligned());
-        // The lower half of each block's bits belongs to its first 16 elements.
-        let (front, back) = (bits(0) | bits(1) << 32, bits(2) | bits(3) << 32);
-        const LOWER: u64 = 0x0000_ffff_0000_ffff;
-        let bits = if i.is_multiple_of(2) {
-            front & LOWER | (back & LOWER) << 16
-        } else {
-            front >> 16 & LOWER | back & !LOWER
-        };
-        let low = nibbles::<BYTES>(p, i, at + 4);
-        _mm512_mask_add_epi8(low, bits, low, _mm512_set1_epi8(16))
-    }
+unsafe fn five_bits<const BYTES: usize, const AT: usize>(p: *const u8, i: usize) -> __m512i {
+    let last = const { last_load(BYTES, AT) };
+    let index = const { &chunk_words(BYTES, AT - 4, 2, 0, last_load(BYTES, AT)) };
+    // SAFETY: the caller promises eight blocks and i < 4; the loads are those of the nibbles.
+    let (low, bits) = unsafe { (nibbles::<BYTES, AT>(p, i), words(p.add(i / 2 * 4 * BYTES), index, 0, last)) };
+    // The lower half of each block's bits belongs to its first 16 elements: each byte of bits goes to its eight elements, which look
+    // at one bit each.
+    let byte = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1));
+    let byte = _mm512_add_epi8(byte, _mm512_set1_epi8(2 * (i % 2) as i8));
+    let bit = _mm512_set1_epi64(0x8040_2010_0804_0201_u64 as i64);
+    let set = _mm512_test_epi8_mask(_mm512_shuffle_epi8(bits, byte), bit);
+    _mm512_mask_add_epi8(low, set, low, _mm512_set1_epi8(16))
 }
 
+/// A format whose 32 elements share a scale, from its pairs and what makes offsets of their second numbers, or one of 16 from its
+/// scales and offsets; and its lanes.
 macro_rules! unpack {
-    ($format:ty, $span:expr, |$p:ident| $scales:expr, |$q:ident, $i:ident| $lanes:expr) => {
+    ($format:ty, 32, $offset:literal, |$p:ident| $pairs:expr, |$q:ident, $i:ident| $lanes:expr) => {
+        unpack!(
+            $format,
+            32,
+            |$p| split_pairs($pairs, $offset),
+            |x, at, keep, sum| { weigh_pairs($pairs, $offset, x, at, keep, sum) },
+            |$q, $i| $lanes
+        );
+    };
+    ($format:ty, 16, |$p:ident| $scales:expr, |$q:ident, $i:ident| $lanes:expr) => {
+        unpack!($format, 16, |$p| $scales, |x, at, keep, sum| weigh_groups($scales, x, at, keep, sum), |$q, $i| $lanes);
+    };
+    (
+        $format:ty,
+        $span:literal,
+        |$p:ident| $scales:expr,
+        |$x:ident, $at:ident, $keep:ident, $sum:ident| $weigh:expr,
+        |$q:ident, $i:ident| $lanes:expr
+    ) => {
         impl Unpack for $format {
             const SPAN: usize = $span;
 
@@ -172,6 +250,13 @@ macro_rules! unpack {
 
             #[inline]
             #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+            unsafe fn weigh($p: *const u8, $x: &Row<'_>, $at: usize, $keep: __mmask16, $sum: &mut __m512) -> __m512 {
+                // SAFETY: the caller promises a whole step at the pointer and as many activations.
+                unsafe { $weigh }
+            }
+
+            #[inline]
+            #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
             unsafe fn lanes($q: *const u8, $i: usize) -> __m512i {
                 // SAFETY: the caller promises a whole step at the pointer and a quarter below 4.
                 unsafe { $lanes }
@@ -180,16 +265,17 @@ macro_rules! unpack {
     };
 }
 
-unpack!(Q4_0, 32, |p| centre(small_scales_18(p), 8.0), |p, i| nibbles::<18>(p, i, 2));
-unpack!(Q4_1, 32, |p| pairs_20(p), |p, i| nibbles::<20>(p, i, 4));
-unpack!(Q5_0, 32, |p| centre(small_scales::<22>(p), 16.0), |p, i| five_bits::<22>(p, i, 2));
-unpack!(Q5_1, 32, |p| pairs_24(p), |p, i| five_bits::<24>(p, i, 4));
-unpack!(Q8_0, 32, |p| centre(small_scales::<34>(p), 128.0), |p, i| {
-    _mm512_xor_si512(chunks::<34>(p, i / 2, 2 + i % 2 * 16), _mm512_set1_epi8(-128))
+unpack!(Q4_0, 32, -8.0, |p| heads_18(p), |p, i| nibbles::<18, 2>(p, i));
+unpack!(Q4_1, 32, 1.0, |p| heads_20(p), |p, i| nibbles::<20, 4>(p, i));
+unpack!(Q5_0, 32, -16.0, |p| heads::<22, false, 6>(p), |p, i| five_bits::<22, 6>(p, i));
+unpack!(Q5_1, 32, 1.0, |p| heads::<24, true, 8>(p), |p, i| five_bits::<24, 8>(p, i));
+unpack!(Q8_0, 32, -128.0, |p| heads::<34, false, 2>(p), |p, i| {
+    let signed = if i.is_multiple_of(2) { chunks::<34, 2>(p, i / 2) } else { chunks::<34, 18>(p, i / 2) };
+    _mm512_xor_si512(signed, _mm512_set1_epi8(-128))
 });
-unpack!(Iq4Nl, 32, |p| centre(small_scales_18(p), 128.0), |p, i| {
+unpack!(Iq4Nl, 32, -128.0, |p| heads_18(p), |p, i| {
     let levels = _mm512_broadcast_i32x4(_mm_loadu_si128(LEVELS.as_ptr().cast()));
-    let signed = _mm512_shuffle_epi8(levels, nibbles::<18>(p, i, 2));
+    let signed = _mm512_shuffle_epi8(levels, nibbles::<18, 2>(p, i));
     _mm512_xor_si512(signed, _mm512_set1_epi8(-128))
 });
 unpack!(Q2K, 16, |p| two_bit_scales(p), |p, i| two_bits(p.add(16), i));
@@ -207,8 +293,8 @@ unpack!(
         _mm512_mask_add_epi8(low, run_bits(p, i), low, _mm512_set1_epi8(4))
     }
 );
-unpack!(Q4K, 32, |p| scales_and_minima(p), |p, i| k_nibbles(p.add(16), i));
-unpack!(Q5K, 32, |p| scales_and_minima(p), |p, i| {
+unpack!(Q4K, 32, -1.0, |p| scales_and_minima(p), |p, i| k_nibbles(p.add(16), i));
+unpack!(Q5K, 32, -1.0, |p| scales_and_minima(p), |p, i| {
     let low = k_nibbles(p.add(48), i);
     _mm512_mask_add_epi8(low, run_bits(p.add(16), i), low, _mm512_set1_epi8(16))
 });
@@ -237,27 +323,6 @@ fn halves(low: i16, high: i16) -> __m512i {
     _mm512_inserti64x4(_mm512_set1_epi16(low), _mm256_set1_epi16(high), 1)
 }
 
-/// Q4_1: the leading four bytes of eight blocks of 20 are dwords 0, 5, 10, 15 of each half of the step.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-unsafe fn pairs_20(p: *const u8) -> (__m512, __m512) {
-    // SAFETY: the caller promises eight blocks, 160 bytes, of which bytes 0..64 and 80..144 are read.
-    let (low, high) = unsafe { (_mm512_loadu_si512(p.cast()), _mm512_loadu_si512(p.add(80).cast())) };
-    let index = _mm512_castsi256_si512(_mm256_setr_epi32(0, 5, 10, 15, 16, 21, 26, 31));
-    split_pairs(_mm512_castsi512_si256(_mm512_permutex2var_epi32(low, index, high)))
-}
-
-/// Q5_1: the leading four bytes of eight blocks of 24.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-unsafe fn pairs_24(p: *const u8) -> (__m512, __m512) {
-    // SAFETY: the caller promises eight blocks.
-    unsafe {
-        let pair = |i: usize| p.add(i * 24).cast::<i32>().read_unaligned();
-        split_pairs(_mm256_setr_epi32(pair(0), pair(1), pair(2), pair(3), pair(4), pair(5), pair(6), pair(7)))
-    }
-}
-
 /// Q2_K: 4-bit scales and minima of 16 groups.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
@@ -271,20 +336,16 @@ unsafe fn two_bit_scales(p: *const u8) -> (__m512, __m512) {
     (_mm512_mul_ps(scales, d), _mm512_mul_ps(minima, negative))
 }
 
-/// Q4_K and Q5_K: 6-bit scales and minima of eight groups of 32.
+/// Q4_K and Q5_K: 6-bit scales and minima of eight groups of 32, in pairs.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-unsafe fn scales_and_minima(p: *const u8) -> (__m512, __m512) {
-    // SAFETY: the caller promises a whole block.
-    let (packed, d, dmin) =
-        unsafe { (p.add(4).cast::<[u8; 12]>().read_unaligned(), splat_f16(p), splat_f16(p.add(2))) };
+unsafe fn scales_and_minima(p: *const u8) -> __m512 {
+    // SAFETY: the caller promises a whole block, which begins with both factors.
+    let (packed, factors) = unsafe { (p.add(4).cast::<[u8; 12]>().read_unaligned(), p.cast::<i32>().read_unaligned()) };
     let (scales, minima) = q45k_scales(&packed);
-    let spread = |bytes: [u8; 8]| {
-        let bytes = _mm_cvtsi64_si128(i64::from_le_bytes(bytes));
-        _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_unpacklo_epi8(bytes, bytes)))
-    };
-    let negative = _mm512_sub_ps(_mm512_setzero_ps(), dmin);
-    (_mm512_mul_ps(spread(scales), d), _mm512_mul_ps(spread(minima), negative))
+    let bytes = [scales, minima].map(|bytes| _mm_cvtsi64_si128(i64::from_le_bytes(bytes)));
+    let pairs = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_unpacklo_epi8(bytes[0], bytes[1])));
+    _mm512_mul_ps(pairs, _mm512_cvtph_ps(_mm256_set1_epi32(factors)))
 }
 
 /// Quarter `i` of nibbles that hold 64 elements in 32 bytes, the first 32 of them low.
