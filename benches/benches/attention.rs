@@ -33,7 +33,8 @@ fn attention(c: &mut Criterion) {
             for threads in THREADS {
                 let pool = Pool::new(threads).unwrap();
                 let mut scratch = AttentionScratch::new([heads].into_iter(), threads);
-                let mut layer = KvLayer::new(kv, heads.kv, heads.dim, CONTEXT).unwrap();
+                // All of it, so that any prompt of it can be read.
+                let mut layer = KvLayer::new(kv, &Heads { window: Window::Full, ..heads }, CONTEXT).unwrap();
                 heads.store(&pool, &mut layer, 0, &k, &v, Turn::default(), &scratch);
                 let mut out = vec![0.0; q.len()];
 

@@ -118,10 +118,11 @@ impl Decoder {
             return Err(ModelError::Token { found, vocab: self.vocab });
         }
         pass.kv.reserve(tokens.len())?;
-        let batch = pass.scratch.batch();
+        let batch = pass.scratch.batch().min(pass.kv.batch());
         for (i, part) in tokens.chunks(batch).enumerate() {
             let last = (i + 1) * batch >= tokens.len();
             pass.gguf.check_unchanged()?;
+            pass.kv.begin(part.len());
             self.layers_forward(pass, part)?;
             match &mut wanted {
                 Wanted::Nothing => {}

@@ -57,11 +57,11 @@ impl MemoryEstimate {
         threads: usize,
     ) -> Result<Self, ModelError> {
         let context = context.unwrap_or(decoder.context.min(KvCache::DEFAULT_CAPACITY));
-        let shapes = decoder.layers.iter().map(|l| (l.attention.heads.kv, l.attention.heads.dim));
+        let heads = decoder.layers.iter().map(|l| l.attention.heads);
         let batch = Scratch::DEFAULT_BATCH.min(context);
         Ok(Self {
             file_bytes: gguf.file_len(),
-            kv_bytes: KvCache::bytes_of(kv, context, shapes)?,
+            kv_bytes: KvCache::bytes_of(kv, context, heads)?,
             buffer_bytes: Scratch::bytes_of(decoder, batch).saturating_add(threads.saturating_mul(WORKER_BYTES)),
             vocabulary_bytes: decoder.vocab * VOCABULARY_BYTES_PER_TOKEN,
         })

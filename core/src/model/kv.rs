@@ -1,11 +1,17 @@
-//! The KV cache: keys and values of every position so far, per layer and KV head.
+//! The KV cache: keys and values of every position so far, per layer and KV head; of a layer with a sliding window, of the last
+//! positions alone.
 
 use std::ops::Range;
 
 use crate::kernels::Aligned;
-use crate::kernels::attention::{BLOCK, CacheFormat, Keys, Q8_GROUP, Values, store_key, store_value};
+use crate::kernels::attention::{BLOCK, CacheFormat, Keys, Q8_GROUP, TILE, Values, store_key, store_value};
 
 use super::ModelError;
+use super::blocks::{Heads, Window};
+
+/// Positions that a layer with a window keeps beyond it: as many rows can run in one batch, and about as many positions can be taken
+/// back before those that the window would reach are gone.
+const SPARE: usize = 384;
 
 /// How keys and values are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -106,26 +112,28 @@ pub(super) const fn padded(head_dim: usize) -> usize {
     head_dim.next_multiple_of(BLOCK)
 }
 
-/// The keys, or the values, of one layer.
+/// The keys, or the values, of one layer: a ring, which a position enters in the place of the one `slots` before it.
 #[derive(Debug)]
 pub(super) struct KvPlane {
     layout: PlaneLayout,
+    /// Positions there is room for: whole blocks, and whole tiles if they are fewer than the cache's, so that a tile lies together.
+    slots: usize,
     words: Aligned,
 }
 
 impl KvPlane {
-    /// 32-bit words that `capacity` positions take, in whole blocks; `None` if no memory has as many.
-    fn len(layout: PlaneLayout, capacity: usize) -> Option<usize> {
+    /// 32-bit words that `slots` positions take, which are whole blocks; `None` if no memory has as many.
+    fn len(layout: PlaneLayout, slots: usize) -> Option<usize> {
         let record = BLOCK.checked_mul(layout.dim)?;
-        let elements = record.checked_mul(layout.heads)?.checked_mul(capacity.div_ceil(BLOCK))?;
+        let elements = record.checked_mul(layout.heads)?.checked_mul(slots / BLOCK)?;
         // No format takes more than a word for an element, so that nothing below overflows either.
         elements.checked_mul(size_of::<f32>())?;
-        Some(layout.block_words() * capacity.div_ceil(BLOCK))
+        Some(layout.block_words() * (slots / BLOCK))
     }
 
     /// `None` if the system does not give that much memory.
-    fn new(layout: PlaneLayout, capacity: usize) -> Option<Self> {
-        Some(Self { layout, words: Aligned::zeroed(Self::len(layout, capacity)?)? })
+    fn new(layout: PlaneLayout, slots: usize) -> Option<Self> {
+        Some(Self { layout, slots, words: Aligned::zeroed(Self::len(layout, slots)?)? })
     }
 
     pub(super) fn layout(&self) -> PlaneLayout {
@@ -133,15 +141,25 @@ impl KvPlane {
     }
 
     /// The blocks, [`PlaneLayout::block_words`] each, that hold these positions.
+    ///
+    /// # Panics
+    /// If the ring begins anew between them.
     pub(super) fn blocks_mut(&mut self, positions: Range<usize>) -> &mut [f32] {
         let words = self.layout.block_words();
-        &mut self.words[positions.start / BLOCK * words..positions.end.div_ceil(BLOCK) * words]
+        let first = self.slot(positions.start);
+        let end = first + positions.len();
+        assert!(end <= self.slots, "positions {positions:?} of a ring of {}", self.slots);
+        &mut self.words[first / BLOCK * words..end.div_ceil(BLOCK) * words]
     }
 
-    /// The records of one head from `position`, a multiple of [`BLOCK`], on.
+    /// The records of one head from `position`, a multiple of [`BLOCK`], on, to the end of its tile at least.
     fn records(&self, head: usize, position: usize) -> &[f32] {
-        let from = position / BLOCK * self.layout.block_words() + head * self.layout.record_words();
+        let from = self.slot(position) / BLOCK * self.layout.block_words() + head * self.layout.record_words();
         self.words.get(from..).unwrap_or_default()
+    }
+
+    fn slot(&self, position: usize) -> usize {
+        if position < self.slots { position } else { position % self.slots }
     }
 }
 
@@ -150,17 +168,39 @@ impl KvPlane {
 pub struct KvLayer {
     pub(super) k: KvPlane,
     pub(super) v: KvPlane,
+    window: Window,
 }
 
 impl KvLayer {
-    /// Room for `capacity` positions; `None` if the system does not give that much memory.
+    /// Room for `capacity` positions, or the last of them that the heads' window needs; `None` if the system does not give that much
+    /// memory.
     ///
     /// # Panics
-    /// If `head_dim` is not a whole number of blocks of the type.
-    pub fn new(kv: KvType, heads: usize, head_dim: usize, capacity: usize) -> Option<Self> {
-        assert!(kv != KvType::Q8_0 || head_dim.is_multiple_of(Q8_GROUP), "{kv} heads of {head_dim} elements");
-        let plane = |role| KvPlane::new(PlaneLayout::new(role, kv, heads, head_dim), capacity);
-        Some(Self { k: plane(Role::Keys)?, v: plane(Role::Values)? })
+    /// If a head is not a whole number of blocks of the type.
+    pub fn new(kv: KvType, heads: &Heads, capacity: usize) -> Option<Self> {
+        assert!(kv != KvType::Q8_0 || heads.dim.is_multiple_of(Q8_GROUP), "{kv} heads of {} elements", heads.dim);
+        let slots = Self::slots_of(heads.window, capacity);
+        let plane = |role| KvPlane::new(PlaneLayout::new(role, kv, heads.kv, heads.dim), slots);
+        Some(Self { k: plane(Role::Keys)?, v: plane(Role::Values)?, window: heads.window })
+    }
+
+    /// Positions that a layer of a cache of `capacity` positions keeps.
+    fn slots_of(window: Window, capacity: usize) -> usize {
+        let all = capacity.next_multiple_of(BLOCK);
+        match window {
+            Window::Full => all,
+            Window::Last(seen) => all.min(seen.saturating_add(SPARE).min(all).next_multiple_of(TILE)),
+        }
+    }
+
+    /// Positions after the one at `start` that lie together with it, up to `end`.
+    pub(super) fn together(&self, start: usize, end: usize) -> Range<usize> {
+        start..end.min((start / self.k.slots + 1) * self.k.slots)
+    }
+
+    /// Whether all is there that the position `next` sees, if `written` positions were.
+    fn holds(&self, next: usize, written: usize) -> bool {
+        written.saturating_sub(self.k.slots) <= self.window.first(next)
     }
 
     /// Bytes reserved, in whole blocks.
@@ -188,6 +228,8 @@ pub struct KvCache {
     kv: KvType,
     capacity: usize,
     len: usize,
+    /// Positions written since the cache was empty, those that were taken back included.
+    written: usize,
     bytes: usize,
 }
 
@@ -204,14 +246,15 @@ impl KvCache {
     pub(super) fn bytes_of(
         kv: KvType,
         capacity: usize,
-        shapes: impl Iterator<Item = (usize, usize)>,
+        layers: impl Iterator<Item = Heads>,
     ) -> Result<usize, ModelError> {
         Self::check_capacity(capacity)?;
         let mut bytes = 0usize;
-        for (heads, head_dim) in shapes {
-            Self::check_head(kv, head_dim)?;
+        for heads in layers {
+            Self::check_head(kv, heads.dim)?;
+            let slots = KvLayer::slots_of(heads.window, capacity);
             for role in [Role::Keys, Role::Values] {
-                let words = KvPlane::len(PlaneLayout::new(role, kv, heads, head_dim), capacity);
+                let words = KvPlane::len(PlaneLayout::new(role, kv, heads.kv, heads.dim), slots);
                 let total = words.and_then(|words| bytes.checked_add(words * size_of::<f32>()));
                 bytes = total.ok_or(ModelError::KvMemory { capacity })?;
             }
@@ -233,26 +276,22 @@ impl KvCache {
         Ok(())
     }
 
-    /// `shapes` gives each layer's KV heads and head size.
+    /// `heads` are each layer's.
     ///
     /// # Errors
     /// [`ModelError::KvHead`] if a head is not a whole number of `q8_0` blocks; [`ModelError::ContextFull`] if
     /// `capacity` is zero or past [`Self::MAX_CAPACITY`]; [`ModelError::KvMemory`].
-    pub(super) fn new(
-        kv: KvType,
-        capacity: usize,
-        shapes: impl Iterator<Item = (usize, usize)>,
-    ) -> Result<Self, ModelError> {
+    pub(super) fn new(kv: KvType, capacity: usize, heads: impl Iterator<Item = Heads>) -> Result<Self, ModelError> {
         Self::check_capacity(capacity)?;
         let mut layers = Vec::new();
         let mut bytes = 0;
-        for (heads, head_dim) in shapes {
-            Self::check_head(kv, head_dim)?;
-            let layer = KvLayer::new(kv, heads, head_dim, capacity).ok_or(ModelError::KvMemory { capacity })?;
+        for heads in heads {
+            Self::check_head(kv, heads.dim)?;
+            let layer = KvLayer::new(kv, &heads, capacity).ok_or(ModelError::KvMemory { capacity })?;
             bytes += layer.bytes();
             layers.push(layer);
         }
-        Ok(Self { layers, kv, capacity, len: 0, bytes })
+        Ok(Self { layers, kv, capacity, len: 0, written: 0, bytes })
     }
 
     /// How elements are stored.
@@ -279,7 +318,7 @@ impl KvCache {
     /// place ([`Self::is_released`]).
     pub fn release(&mut self) {
         self.layers = Vec::new();
-        self.len = 0;
+        (self.len, self.written) = (0, 0);
     }
 
     /// Whether its memory was given back.
@@ -287,12 +326,19 @@ impl KvCache {
         self.layers.is_empty()
     }
 
-    /// Forgets every position from `len` on.
+    /// Forgets every position from `len` on; and every other, if a layer with a window no longer has what the next one would see.
+    /// Some hundreds of positions can be taken back before that.
     pub fn truncate(&mut self, len: usize) {
-        self.len = self.len.min(len);
+        if len < self.len {
+            self.len = if self.layers.iter().all(|layer| layer.holds(len, self.written)) { len } else { 0 };
+        }
+        if self.len == 0 {
+            self.written = 0;
+        }
     }
 
-    /// Bytes reserved for `capacity` positions, in whole blocks; pages are taken as positions are written.
+    /// Bytes reserved for `capacity` positions, of layers with a window for the last of them, in whole blocks; pages are taken as
+    /// positions are written.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -303,6 +349,18 @@ impl KvCache {
             return Err(ModelError::ContextFull { capacity: self.capacity, used: self.len, added });
         }
         Ok(())
+    }
+
+    /// Rows that can run together: while they are written, what the first of them sees must stay.
+    pub(super) fn batch(&self) -> usize {
+        let windowed = self.layers.iter().any(|layer| layer.window != Window::Full);
+        if windowed { SPARE } else { usize::MAX }
+    }
+
+    /// Says that `added` positions are about to be written after those held, at most [`batch`](Self::batch): they take the place of
+    /// others even if the pass then fails.
+    pub(super) fn begin(&mut self, added: usize) {
+        self.written = self.written.max(self.len + added);
     }
 
     /// Counts `added` positions as held, once every layer has written them.
@@ -316,6 +374,14 @@ mod tests {
     use half::f16;
 
     use super::*;
+
+    fn heads(kv: usize, dim: usize, window: Window) -> Heads {
+        Heads { count: kv, kv, dim, scale: 1.0, soft_cap: None, window }
+    }
+
+    fn full(kv: usize, dim: usize) -> Heads {
+        heads(kv, dim, Window::Full)
+    }
 
     /// Element `d` of the vector that a plane holds at a position, read from the definition of its layout.
     fn element(plane: &KvPlane, head: usize, position: usize, d: usize) -> f32 {
@@ -345,7 +411,7 @@ mod tests {
     fn every_type_reads_back_what_was_stored() {
         for (kv, tolerance) in [(KvType::F32, 0.0), (KvType::F16, 5e-4), (KvType::Q8_0, 4.5e-3)] {
             for dim in [64, 96] {
-                let mut cache = KvCache::new(kv, 37, [(2, dim)].into_iter()).unwrap();
+                let mut cache = KvCache::new(kv, 37, [full(2, dim)].into_iter()).unwrap();
                 let value = |p: usize, d: usize| ((p * 31 + d * 37) % 64) as f32 / 32.0 - 1.0;
                 let layer = &mut cache.layers[0];
                 for plane in [&mut layer.k, &mut layer.v] {
@@ -370,7 +436,7 @@ mod tests {
     fn what_is_no_number_stays_none() {
         for kv in [KvType::F32, KvType::F16, KvType::Q8_0] {
             for bad in [f32::NAN, f32::INFINITY] {
-                let mut cache = KvCache::new(kv, 1, [(1, 32)].into_iter()).unwrap();
+                let mut cache = KvCache::new(kv, 1, [full(1, 32)].into_iter()).unwrap();
                 let mut x = [0.5; 32];
                 x[7] = bad;
                 let layer = &mut cache.layers[0];
@@ -385,22 +451,95 @@ mod tests {
     #[test]
     fn refuses_what_it_cannot_hold() {
         assert!(matches!(
-            KvCache::new(KvType::Q8_0, 4, [(1, 48)].into_iter()),
+            KvCache::new(KvType::Q8_0, 4, [full(1, 48)].into_iter()),
             Err(ModelError::KvHead { head_dim: 48, .. })
         ));
-        assert!(KvCache::new(KvType::F16, 0, [(1, 64)].into_iter()).is_err());
+        assert!(KvCache::new(KvType::F16, 0, [full(1, 64)].into_iter()).is_err());
         for kv in [KvType::F32, KvType::F16, KvType::Q8_0] {
             for heads in [1 << 24, usize::MAX / 64] {
-                let shapes = [(1, 64), (heads, 1 << 24)].into_iter();
+                let shapes = [full(1, 64), full(heads, 1 << 24)].into_iter();
                 let error = KvCache::new(kv, KvCache::MAX_CAPACITY, shapes).unwrap_err();
                 assert!(matches!(error, ModelError::KvMemory { capacity: KvCache::MAX_CAPACITY }), "{error}");
             }
         }
-        let mut cache = KvCache::new(KvType::F16, 4, [(1, 64)].into_iter()).unwrap();
+        let mut cache = KvCache::new(KvType::F16, 4, [full(1, 64)].into_iter()).unwrap();
         cache.commit(3);
         assert!(cache.reserve(1).is_ok());
         assert!(matches!(cache.reserve(2), Err(ModelError::ContextFull { capacity: 4, used: 3, added: 2 })));
         cache.truncate(1);
         assert!(cache.reserve(3).is_ok());
+    }
+
+    #[test]
+    fn a_window_keeps_the_last_positions() {
+        let (window, capacity) = (100, 4096);
+        let layers = [heads(2, 32, Window::Last(window)), full(2, 32)];
+        let mut cache = KvCache::new(KvType::F32, capacity, layers.into_iter()).unwrap();
+        let slots = cache.layers[0].k.slots;
+        assert!(slots.is_multiple_of(TILE) && (window + SPARE..window + SPARE + TILE).contains(&slots), "{slots}");
+        assert_eq!(cache.layers[1].k.slots, capacity);
+        assert_eq!(cache.bytes(), (slots + capacity) * 2 * 32 * 2 * 4);
+        assert_eq!(KvCache::bytes_of(KvType::F32, capacity, layers.into_iter()).unwrap(), cache.bytes());
+        // Room for all is no ring, however large the window.
+        for seen in [300, usize::MAX] {
+            let layers = [heads(1, 32, Window::Last(seen))].into_iter();
+            assert_eq!(KvCache::new(KvType::F16, 333, layers).unwrap().layers[0].k.slots, 336);
+        }
+
+        let value = |position: usize| [position as f32; 32];
+        for position in 0..2000 {
+            let layer = &mut cache.layers[0];
+            for plane in [&mut layer.k, &mut layer.v] {
+                store(plane, 1, position, &value(position));
+            }
+            let oldest = (position + 1).saturating_sub(slots);
+            for p in [position, position.saturating_sub(window), oldest] {
+                for plane in [&cache.layers[0].k, &cache.layers[0].v] {
+                    assert_eq!(element(plane, 1, p, 5), p as f32, "{p} after {position}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_window_would_see_bounds_how_far_back_it_goes() {
+        let window = 100;
+        let layers = [heads(1, 32, Window::Last(window)), full(1, 32)];
+        let mut cache = KvCache::new(KvType::F32, 4096, layers.into_iter()).unwrap();
+        let slots = cache.layers[0].k.slots;
+        assert_eq!(cache.batch(), SPARE);
+        assert!(slots >= window - 1 + SPARE);
+        let add = |cache: &mut KvCache, positions: usize| {
+            cache.begin(positions);
+            cache.commit(positions);
+        };
+        // Nothing is overwritten yet.
+        add(&mut cache, slots);
+        cache.truncate(1);
+        assert_eq!(cache.len(), 1);
+        // Position 1000 is the first that is not held; it may see 901 on, and what is overwritten ends at 2000 - slots.
+        add(&mut cache, 1999);
+        assert_eq!(cache.len(), 2000);
+        let first = 2000 - slots + window - 1;
+        cache.truncate(first);
+        assert_eq!(cache.len(), first);
+        // Those taken back were written all the same.
+        add(&mut cache, 10);
+        cache.truncate(first);
+        assert_eq!(cache.len(), first);
+        cache.truncate(first - 1);
+        assert_eq!(cache.len(), 0);
+        // From the beginning nothing is overwritten.
+        add(&mut cache, slots);
+        cache.truncate(7);
+        assert_eq!(cache.len(), 7);
+        // A pass that failed has overwritten, too.
+        cache.truncate(0);
+        add(&mut cache, slots);
+        cache.begin(1);
+        cache.truncate(window);
+        assert_eq!(cache.len(), window);
+        cache.truncate(window - 1);
+        assert_eq!(cache.len(), 0);
     }
 }

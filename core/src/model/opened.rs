@@ -218,8 +218,7 @@ impl Model {
     /// # Errors
     /// [`ModelError::KvHead`], [`ModelError::ContextFull`], [`ModelError::KvMemory`].
     pub fn kv_cache(&self, kv: KvType, capacity: usize) -> Result<KvCache, ModelError> {
-        let shapes = self.decoder.layers.iter().map(|l| (l.attention.heads.kv, l.attention.heads.dim));
-        KvCache::new(kv, capacity, shapes)
+        KvCache::new(kv, capacity, self.decoder.layers.iter().map(|l| l.attention.heads))
     }
 
     /// Buffers for batches of `batch` rows.

@@ -164,7 +164,8 @@ impl Session {
         Ok(())
     }
 
-    /// Makes `tokens` the whole history, keeping the keys and values of the prefix it shares with the present one.
+    /// Makes `tokens` the whole history, keeping the keys and values of the prefix it shares with the present one; of a model with
+    /// sliding windows none, if more tokens are taken back than these layers have room for (some hundreds).
     /// Nothing is run yet. Returns how many positions were kept.
     pub fn set_tokens(&mut self, tokens: &[u32]) -> usize {
         let shared = self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
@@ -254,7 +255,7 @@ impl Session {
         Ok(())
     }
 
-    /// Forgets keys and values from `len` on.
+    /// Forgets keys and values from `len` on; and the others, if there is no going on from them.
     fn truncate(&mut self, len: usize) {
         self.kv.truncate(len);
         self.device.truncate(len);

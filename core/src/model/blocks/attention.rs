@@ -200,25 +200,30 @@ impl Heads {
         scratch: &AttentionScratch,
     ) {
         let (dim, kv_len) = (self.dim, self.kv_len());
-        let positions = start..start + k.len() / kv_len;
+        let end = start + k.len() / kv_len;
         let (keys, values) = (kv.k.layout(), kv.v.layout());
-        let blocks = [
-            (kv.k.blocks_mut(positions.clone()), keys.block_words()),
-            (kv.v.blocks_mut(positions.clone()), values.block_words()),
-        ];
-        for_each_chunk(pool, blocks, |worker, index, [key_block, value_block]| {
-            let head = &mut lock(&scratch.workers[worker]).head[..dim];
-            let first = (start / BLOCK + index) * BLOCK;
-            for position in first.max(start)..(first + BLOCK).min(positions.end) {
-                let row = position - start;
-                for h in 0..self.kv {
-                    let at = row * kv_len + h * dim..row * kv_len + (h + 1) * dim;
-                    turn.apply(row, &k[at.clone()], head);
-                    keys.store(key_block, h, position % BLOCK, head);
-                    values.store(value_block, h, position % BLOCK, &v[at]);
+        let mut next = start;
+        while next < end {
+            let positions = kv.together(next, end);
+            next = positions.end;
+            let blocks = [
+                (kv.k.blocks_mut(positions.clone()), keys.block_words()),
+                (kv.v.blocks_mut(positions.clone()), values.block_words()),
+            ];
+            for_each_chunk(pool, blocks, |worker, index, [key_block, value_block]| {
+                let head = &mut lock(&scratch.workers[worker]).head[..dim];
+                let first = (positions.start / BLOCK + index) * BLOCK;
+                for position in first.max(positions.start)..(first + BLOCK).min(positions.end) {
+                    let row = position - start;
+                    for h in 0..self.kv {
+                        let at = row * kv_len + h * dim..row * kv_len + (h + 1) * dim;
+                        turn.apply(row, &k[at.clone()], head);
+                        keys.store(key_block, h, position % BLOCK, head);
+                        values.store(value_block, h, position % BLOCK, &v[at]);
+                    }
                 }
-            }
-        });
+            });
+        }
     }
 
     /// out\[r\] = softmax(scale · q\[r\]·K) V for rows at positions `start..`, whose keys and values are in `kv` already and whose
@@ -483,16 +488,17 @@ mod tests {
     ) -> (KvCache, AttentionScratch) {
         let positions = k.len() / heads.kv_len();
         let scratch = AttentionScratch::new([*heads].into_iter(), pool.threads());
-        let mut cache = KvCache::new(kv, positions + 3, [(heads.kv, heads.dim)].into_iter()).unwrap();
+        let mut cache = KvCache::new(kv, positions + 3, [*heads].into_iter()).unwrap();
         let mut start = 0;
         for rows in batches.iter().copied().chain([positions]) {
-            let end = (start + rows).min(positions);
-            if end > start {
+            let last = (start + rows).min(positions);
+            while start < last {
+                let end = last.min(start.saturating_add(cache.batch()));
                 let at = start * heads.kv_len()..end * heads.kv_len();
                 let (k, v) = (&k[at.clone()], &v[at]);
                 heads.store(pool, &mut cache.layers[0], start, k, v, Turn::default(), &scratch);
+                start = end;
             }
-            start = end;
         }
         (cache, scratch)
     }
@@ -583,7 +589,7 @@ mod tests {
         let expected = naive(&heads, 0, &turned_q, &turned_k, &v);
         let turn = |weight| Turn { norm: Some((weight, eps)), rope: Some((&rope, &tables[..])) };
         let mut scratch = AttentionScratch::new([heads].into_iter(), 2);
-        let mut cache = KvCache::new(KvType::F32, rows, [(2, 16)].into_iter()).unwrap();
+        let mut cache = KvCache::new(KvType::F32, rows, [heads].into_iter()).unwrap();
         heads.store(&pool, &mut cache.layers[0], 0, &k, &v, turn(&weights[1]), &scratch);
         let mut out = vec![f32::NAN; q.len()];
         heads.attend(&pool, &cache.layers[0], 0, &q, turn(&weights[0]), &mut out, &mut scratch);
