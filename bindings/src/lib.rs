@@ -14,6 +14,7 @@ mod device;
 mod error;
 mod failure;
 mod generation;
+mod gpu_cache;
 mod guard;
 mod model;
 mod session;
@@ -25,6 +26,7 @@ pub use adapter::{AdapterInfo, AdapterKind, NativeAdapter, WeightedAdapter, mix_
 pub use device::{DeviceInfo, MemoryUsage, device_info, memory_usage, version};
 pub use error::TimbreError;
 pub use generation::{Finish, GenerationOptions, GenerationResult, GenerationStats, NativeGeneration};
+pub use gpu_cache::keep_gpu_cache;
 pub use model::{
     Backend, Kernels, KvPrecision, MemoryEstimate, ModelInfo, ModelOptions, NativeModel, ProgressListener,
     estimate_memory,

@@ -26,6 +26,7 @@ public abstract class Context {
     public abstract val packageManager: PackageManager
     public abstract val assets: AssetManager
     public abstract val noBackupFilesDir: File
+    public abstract val codeCacheDir: File
     public abstract fun registerComponentCallbacks(callback: ComponentCallbacks)
     public abstract fun unregisterComponentCallbacks(callback: ComponentCallbacks)
 }

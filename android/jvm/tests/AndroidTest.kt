@@ -6,6 +6,7 @@ import android.content.Context
 import android.content.pm.PackageInfo
 import android.content.pm.PackageManager
 import android.content.res.AssetManager
+import dev.timbre.android.keepGpuCache
 import dev.timbre.android.timbreAsset
 import dev.timbre.android.trimLevel
 import dev.timbre.android.trimWith
@@ -32,6 +33,7 @@ class AndroidTest {
         override val applicationContext get() = this
         override val packageName = "app"
         override val noBackupFilesDir = folder.file("files")
+        override val codeCacheDir = folder.file("code")
         override val packageManager = object : PackageManager() {
             override fun getPackageInfo(packageName: String, flags: Int) = info
         }
@@ -89,5 +91,18 @@ class AndroidTest {
         val again = application.timbreAsset("adapters/devil")
         assertTrue("$copied $again", copied != again && !copied.exists() && again.exists())
         assertTrue(application.timbreAsset("texts/devil-short.jsonl").isFile)
+    }
+
+    @Test
+    fun `what is found out about GPUs is kept with the application's code`() = runBlocking {
+        val application = Application()
+        Timbre.keepGpuCache(application)
+        assertEquals(listOf("timbre"), application.codeCacheDir.list().orEmpty().toList())
+        application.codeCacheDir.deleteRecursively()
+        application.codeCacheDir.writeText("no folder")
+        val error = failure<TimbreException.Io> { Timbre.keepGpuCache(application) }
+        assertEquals(File(application.codeCacheDir, "timbre").path, error.path)
+        // Not where the next test would find it gone.
+        Timbre.keepGpuCache(gpuCache)
     }
 }

@@ -113,7 +113,7 @@ public struct ModelOptions: Sendable, Hashable {
     public enum Backend: Sendable, Hashable {
         /// The CPU.
         case cpu
-        /// The GPU; an error where there is none that computes right.
+        /// The GPU; an error where there is none that computes right. See ``GPUCache``.
         case gpu
         /// A GPU with memory of its own where there is one that computes right, else the CPU, which on a phone is as fast.
         case automatic

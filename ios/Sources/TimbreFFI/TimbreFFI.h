@@ -567,6 +567,11 @@ RustBuffer uniffi_timbre_bindings_fn_func_version(RustCallStatus *_Nonnull out_s
     
 );
 #endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_TIMBRE_BINDINGS_FN_FUNC_KEEP_GPU_CACHE
+#define UNIFFI_FFIDEF_UNIFFI_TIMBRE_BINDINGS_FN_FUNC_KEEP_GPU_CACHE
+void uniffi_timbre_bindings_fn_func_keep_gpu_cache(RustBuffer folder, RustCallStatus *_Nonnull out_status
+);
+#endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_TIMBRE_BINDINGS_FN_FUNC_ESTIMATE_MEMORY
 #define UNIFFI_FFIDEF_UNIFFI_TIMBRE_BINDINGS_FN_FUNC_ESTIMATE_MEMORY
 RustBuffer uniffi_timbre_bindings_fn_func_estimate_memory(RustBuffer path, RustBuffer context, RustBuffer kv, RustCallStatus *_Nonnull out_status
@@ -853,6 +858,12 @@ uint16_t uniffi_timbre_bindings_checksum_func_memory_usage(void
 #ifndef UNIFFI_FFIDEF_UNIFFI_TIMBRE_BINDINGS_CHECKSUM_FUNC_VERSION
 #define UNIFFI_FFIDEF_UNIFFI_TIMBRE_BINDINGS_CHECKSUM_FUNC_VERSION
 uint16_t uniffi_timbre_bindings_checksum_func_version(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_TIMBRE_BINDINGS_CHECKSUM_FUNC_KEEP_GPU_CACHE
+#define UNIFFI_FFIDEF_UNIFFI_TIMBRE_BINDINGS_CHECKSUM_FUNC_KEEP_GPU_CACHE
+uint16_t uniffi_timbre_bindings_checksum_func_keep_gpu_cache(void
     
 );
 #endif

@@ -6097,6 +6097,26 @@ public func version() -> String  {
 })
 }
 /**
+ * Keeps in `folder`, which is made where there is none, what is found out about GPUs: which kernels compute right on them, and
+ * what their drivers compile. Without it every process tries and compiles each kernel anew. What the system removes from the
+ * folder is found out again. No other application may be able to write there, for what was compiled goes back to the driver.
+ * Milliseconds.
+ *
+ * Holds for models that come to a GPU from then on, so it is to be called before one is opened; a model that is on a GPU goes on
+ * as it did. Of several calls the last counts, and one that fails changes nothing. A library without the GPU backend makes and
+ * checks the folder alike, and keeps nothing in it.
+ *
+ * # Errors
+ * [`TimbreError::Io`] if the folder cannot be made or written to; [`TimbreError::InvalidArgument`] for an empty path.
+ */
+public func keepGpuCache(folder: String)throws   {try rustCallWithError(FfiConverterTypeTimbreError_lift) {
+        uniffiCallStatus in
+    uniffi_timbre_bindings_fn_func_keep_gpu_cache(
+        FfiConverterString.lower(folder),uniffiCallStatus
+    )
+}
+}
+/**
  * What a model and one session of it will take, from the file's header alone. Milliseconds.
  *
  * # Errors
@@ -6138,6 +6158,9 @@ private let initializationResult: InitializationResult = {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_timbre_bindings_checksum_func_version() != 54197) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_timbre_bindings_checksum_func_keep_gpu_cache() != 39183) {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_timbre_bindings_checksum_func_estimate_memory() != 56929) {

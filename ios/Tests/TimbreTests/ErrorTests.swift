@@ -174,10 +174,14 @@ final class ErrorTests: XCTestCase {
 
     func testAGpuThatIsNotThere() async throws {
         let options = ModelOptions(backend: .gpu)
+        try? FileManager.default.removeItem(at: Fixtures.gpuCache)
+        try await GPUCache.keep(in: Fixtures.gpuCache)
         do {
             let model = try await Model(contentsOf: Fixtures.smolLM2, options: options)
             // A build with the GPU, on a machine with one.
             XCTAssertFalse(model.info.kernels.isEmpty)
+            let verdicts = Fixtures.gpuCache.appendingPathComponent("gpu-verdicts.json")
+            XCTAssertTrue(FileManager.default.fileExists(atPath: verdicts.path), "what was found out is kept")
         } catch {
             guard case .gpuUnavailable(let reason) = try timbre(error) else { return XCTFail("\(error)") }
             XCTAssertFalse(reason.isEmpty)
@@ -187,6 +191,23 @@ final class ErrorTests: XCTestCase {
         XCTAssertEqual(automatic.info.activations, .int15)
         let coarse = try await Model(contentsOf: Fixtures.smolLM2, options: ModelOptions(activations: .int8))
         XCTAssertEqual(coarse.info.activations, .int8)
+    }
+
+    func testAFolderForWhatIsFoundOutAboutGpus() async throws {
+        try? FileManager.default.removeItem(at: Fixtures.gpuCache)
+        try await GPUCache.keep(in: Fixtures.gpuCache)
+        try await GPUCache.keep(in: Fixtures.gpuCache)
+        XCTAssertTrue(FileManager.default.fileExists(atPath: Fixtures.gpuCache.path))
+        let file = try temporaryFolder(for: self).appendingPathComponent("file")
+        try Data("no folder".utf8).write(to: file)
+        for bad in [file, file.appendingPathComponent("below")] {
+            let failure = await error(of: { try await GPUCache.keep(in: bad) })
+            guard case .io(bad.path, let reason) = try timbre(failure) else { return XCTFail("\(failure)") }
+            XCTAssertFalse(reason.isEmpty)
+        }
+        XCTAssertEqual(try Data(contentsOf: file), Data("no folder".utf8))
+        XCTAssertEqual(GPUCache.defaultFolder.lastPathComponent, "timbre")
+        XCTAssertTrue(GPUCache.defaultFolder.isFileURL)
     }
 
     func testCancellingTheOpening() async throws {

@@ -27,6 +27,9 @@ enum Fixtures {
 
     static let texts = repository.appendingPathComponent("assets/texts/devil-short.jsonl")
 
+    /// Where tests keep what is found out about GPUs, which outlives them.
+    static let gpuCache = repository.appendingPathComponent("target/gpu-cache/swift")
+
     struct Missing: Error {
         let what: String
     }

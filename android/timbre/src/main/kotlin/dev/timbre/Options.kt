@@ -38,7 +38,7 @@ public enum class Backend {
     /** The processor. */
     CPU,
 
-    /** The GPU; [TimbreException.GpuUnavailable] where there is none that computes right. */
+    /** The GPU; [TimbreException.GpuUnavailable] where there is none that computes right. See [Timbre.keepGpuCache]. */
     GPU,
 
     /** A GPU with memory of its own where there is one that computes right, else the processor, which on a phone is as fast. */

@@ -1,7 +1,9 @@
 package dev.timbre
 
+import dev.timbre.internal.native
 import dev.timbre.internal.public
 import dev.timbre.internal.typed
+import java.io.File
 
 /** What is known without a model. */
 public object Timbre {
@@ -16,6 +18,20 @@ public object Timbre {
      * Android).
      */
     public fun memory(): MemoryUsage? = typed { dev.timbre.ffi.memoryUsage() }?.public()
+
+    /**
+     * Keeps in [folder], which is made where there is none, what is found out about GPUs: which kernels compute right on them, and
+     * what their drivers compile. Without it every process tries and compiles each kernel anew. What the system removes from the
+     * folder is found out again. No other application may be able to write there, for what was compiled goes back to the driver.
+     *
+     * Holds for models that come to a GPU from then on, so call it before one is opened; a model that is on a GPU goes on as it
+     * did. Of several calls the last counts, and one that fails changes nothing. On Android,
+     * `Timbre.keepGpuCache(context)` of `dev.timbre.android` names the folder.
+     *
+     * @throws TimbreException.Io if the folder cannot be made or written to
+     * @throws TimbreException.InvalidArgument for an empty path
+     */
+    public suspend fun keepGpuCache(folder: File): Unit = native { dev.timbre.ffi.keepGpuCache(folder.path) }
 }
 
 /**

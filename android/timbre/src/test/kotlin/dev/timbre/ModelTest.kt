@@ -1,5 +1,6 @@
 package dev.timbre
 
+import java.io.File
 import kotlinx.coroutines.CancellationException
 import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.async
@@ -164,8 +165,11 @@ class ModelTest {
 
     @Test
     fun `a GPU is used or its absence has a reason`() = runBlocking {
+        gpuCache.deleteRecursively()
+        Timbre.keepGpuCache(gpuCache)
         try {
             Model.open(smol, ModelOptions(backend = Backend.GPU)).use { own ->
+                assertTrue("what was found out is kept", "passed" in File(gpuCache, "gpu-verdicts.json").readText())
                 own.suspendGpu()
                 own.session(SessionOptions(context = 64)).use { session ->
                     assertEquals("suspended", null, session.respond("Hi", short(2)).stats.gpu)
@@ -182,6 +186,22 @@ class ModelTest {
                 assertEquals(null, session.respond("Hi", short(2)).stats.gpu)
             }
         }
+    }
+
+    @Test
+    fun `a folder for what is found out about GPUs is made or refused`() = runBlocking {
+        gpuCache.deleteRecursively()
+        Timbre.keepGpuCache(gpuCache)
+        Timbre.keepGpuCache(gpuCache)
+        assertTrue(gpuCache.isDirectory)
+        val file = folder.file("file").apply { writeText("no folder") }
+        for (bad in listOf(file, File(file, "below"))) {
+            val error = failure<TimbreException.Io> { Timbre.keepGpuCache(bad) }
+            assertEquals(bad.path, error.path)
+            assertTrue(error.reason.isNotBlank())
+        }
+        assertEquals("folder", failure<TimbreException.InvalidArgument> { Timbre.keepGpuCache(File("")) }.what)
+        assertEquals("no folder", file.readText())
     }
 
     @Test

@@ -18,6 +18,9 @@ internal val smol = File(models, "SmolLM2-135M-Instruct.Q4_1.gguf")
 /** Gemma 3 270M, of another architecture. */
 internal val gemma = File(models, "gemma-3-270m-Q4_K_M.gguf")
 
+/** Where tests keep what is found out about GPUs, which outlives them. */
+internal val gpuCache = File(root, "target/gpu-cache/kotlin")
+
 internal fun adapterFolder(name: String) = File(root, "assets/adapters/$name")
 
 /** The model that tests share, as an application would. */
