@@ -20,6 +20,7 @@ pub mod derivative;
 mod error;
 mod formats;
 pub mod gemm;
+pub mod half_spectrum;
 mod isa;
 mod lane_bin;
 mod matrix;

@@ -6,12 +6,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use num_complex::Complex32;
 use realfft::{ComplexToReal, RealFftPlanner, RealToComplex};
+use rustfft::{Fft, FftPlanner};
 
 use super::LaneFft;
+use crate::kernels::half_spectrum::{join, split, turns};
 
 /// Plans real transforms and keeps them: one length is planned once, whoever asks.
 pub struct Transforms {
-    planner: Mutex<RealFftPlanner<f32>>,
+    real: Mutex<HashMap<usize, RealFft>>,
     /// `None` for lengths that have none.
     lanes: Mutex<HashMap<usize, Option<Arc<LaneFft>>>>,
 }
@@ -19,17 +21,15 @@ pub struct Transforms {
 impl Transforms {
     /// An empty cache of plans.
     pub fn new() -> Self {
-        Self { planner: Mutex::new(RealFftPlanner::new()), lanes: Mutex::default() }
+        Self { real: Mutex::default(), lanes: Mutex::default() }
     }
 
     /// The transforms of length `len ≥ 1`. A first use plans them (tens of µs); later ones look them up.
     pub fn real(&self, len: usize) -> RealFft {
-        let mut planner = self.planner.lock().unwrap_or_else(PoisonError::into_inner);
-        RealFft { forward: planner.plan_fft_forward(len), inverse: planner.plan_fft_inverse(len), len }
+        let mut real = self.real.lock().unwrap_or_else(PoisonError::into_inner);
+        real.entry(len).or_insert_with(|| RealFft::new(len)).clone()
     }
-}
 
-impl Transforms {
     /// The transforms of length `len` of many rows at once, for the lengths [`LaneFft::new`] plans.
     pub fn lanes(&self, len: usize) -> Option<Arc<LaneFft>> {
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -52,12 +52,29 @@ impl fmt::Debug for Transforms {
 /// The two real transforms of one length, on half spectra of `len/2 + 1` bins.
 #[derive(Clone)]
 pub struct RealFft {
-    forward: Arc<dyn RealToComplex<f32>>,
-    inverse: Arc<dyn ComplexToReal<f32>>,
+    kind: Kind,
     len: usize,
 }
 
+#[derive(Clone)]
+enum Kind {
+    /// A complex transform of half the length and [`turns`], both for either direction: few tables, because those of a row that
+    /// is alone come from far away each time.
+    Even(Arc<dyn Fft<f32>>, Arc<[Complex32]>),
+    Odd(Arc<dyn RealToComplex<f32>>, Arc<dyn ComplexToReal<f32>>),
+}
+
 impl RealFft {
+    fn new(len: usize) -> Self {
+        let kind = if len.is_multiple_of(2) {
+            Kind::Even(FftPlanner::new().plan_fft_forward(len / 2), turns(len / 2).into())
+        } else {
+            let mut planner = RealFftPlanner::new();
+            Kind::Odd(planner.plan_fft_forward(len), planner.plan_fft_inverse(len))
+        };
+        Self { kind, len }
+    }
+
     /// Number of real values.
     #[allow(clippy::len_without_is_empty)]
     pub fn len(&self) -> usize {
@@ -71,7 +88,10 @@ impl RealFft {
 
     /// Complex values of scratch that both directions need.
     pub fn scratch_len(&self) -> usize {
-        self.forward.get_scratch_len().max(self.inverse.get_scratch_len())
+        match &self.kind {
+            Kind::Even(fft, _) => fft.get_outofplace_scratch_len(),
+            Kind::Odd(forward, inverse) => forward.get_scratch_len().max(inverse.get_scratch_len()),
+        }
     }
 
     /// `spectrum[b] = Σ_q values[q] · e^{−2πi·q·b/len}` for `b ≤ len/2`. Overwrites `values`.
@@ -79,8 +99,18 @@ impl RealFft {
     /// # Panics
     /// Unless `values` has `len`, `spectrum` has `bins` and `scratch` at least `scratch_len` elements.
     pub fn spectrum(&self, values: &mut [f32], spectrum: &mut [Complex32], scratch: &mut [Complex32]) {
-        let done = self.forward.process_with_scratch(values, spectrum, scratch);
-        assert!(done.is_ok(), "buffers of a real transform of length {}: {done:?}", self.len);
+        self.check(values.len(), spectrum.len());
+        match &self.kind {
+            Kind::Even(fft, turns) => {
+                let half = &mut spectrum[..self.len / 2];
+                fft.process_outofplace_with_scratch(bytemuck::cast_slice_mut(values), half, scratch);
+                split(turns, spectrum);
+            }
+            Kind::Odd(forward, _) => {
+                let done = forward.process_with_scratch(values, spectrum, scratch);
+                assert!(done.is_ok(), "buffers of a real transform of length {}: {done:?}", self.len);
+            }
+        }
     }
 
     /// `values[p] = 2 · Re Σ_b folded[b] · e^{+2πi·p·b/len}` over the bins `b ≤ len/2`. Overwrites `folded`.
@@ -91,18 +121,32 @@ impl RealFft {
     /// # Panics
     /// Unless `folded` has `bins`, `values` has `len` and `scratch` at least `scratch_len` elements.
     pub fn twice_real(&self, folded: &mut [Complex32], values: &mut [f32], scratch: &mut [Complex32]) {
-        // The library counts every bin with its mirror but these, which have none.
-        let mut own_mirror = |bin: usize| {
-            if let Some(z) = folded.get_mut(bin) {
-                *z = Complex32::new(2.0 * z.re, 0.0);
-            }
-        };
-        own_mirror(0);
-        if self.len.is_multiple_of(2) {
-            own_mirror(self.len / 2);
+        self.check(values.len(), folded.len());
+        // Every bin is counted with its mirror but these, which have none.
+        let last = folded.len() - 1;
+        let own_mirrors: &[usize] = if self.len.is_multiple_of(2) { &[0, last] } else { &[0] };
+        for &bin in own_mirrors {
+            folded[bin] = Complex32::new(2.0 * folded[bin].re, 0.0);
         }
-        let done = self.inverse.process_with_scratch(folded, values, scratch);
-        assert!(done.is_ok(), "buffers of a real transform of length {}: {done:?}", self.len);
+        match &self.kind {
+            Kind::Even(fft, turns) => {
+                join(turns, folded);
+                let half = &mut folded[..self.len / 2];
+                fft.process_outofplace_with_scratch(half, bytemuck::cast_slice_mut(values), scratch);
+                for pair in values.as_chunks_mut::<2>().0 {
+                    pair[1] = -pair[1];
+                }
+            }
+            Kind::Odd(_, inverse) => {
+                let done = inverse.process_with_scratch(folded, values, scratch);
+                assert!(done.is_ok(), "buffers of a real transform of length {}: {done:?}", self.len);
+            }
+        }
+    }
+
+    fn check(&self, values: usize, bins: usize) {
+        let expected = (self.len, self.bins());
+        assert_eq!((values, bins), expected, "buffers of a real transform of length {}", self.len);
     }
 }
 
