@@ -45,6 +45,9 @@ pub trait Delta: Send + Sync + fmt::Debug {
     /// Bytes of memory this module costs by itself; what is shared with others is not counted.
     fn bytes(&self) -> usize;
 
+    /// Says that it is about to be applied: what that reads may be asked for, which would come late otherwise.
+    fn expect(&self) {}
+
     /// Adds `weight · ΔWx` to the scratch's output.
     ///
     /// # Panics

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::kernels::prefetch;
 use crate::spectral::{Entries, Plan, Shape, SpectralError, Transforms, reconstruct, transform};
 
 use super::{Delta, DeltaBlock, DeltaScratch, Side};
@@ -94,6 +95,11 @@ impl Delta for FourierDelta {
 
     fn bytes(&self) -> usize {
         size_of::<Self>() + size_of_val(&*self.stored)
+    }
+
+    fn expect(&self) {
+        self.plan.expect();
+        prefetch(bytemuck::cast_slice(&self.stored));
     }
 
     fn apply(&self, weight: f32, x: &[f32], scratch: &mut DeltaScratch) {

@@ -88,6 +88,12 @@ impl<'a, const N: usize> Changes<'a, N> {
         touched.min(threads - 1).max(1)
     }
 
+    /// Says that the changes of a linear are about to be applied.
+    fn expect(&self, i: usize) {
+        let deltas = self.adapters.list().iter().filter_map(|(bound, _)| bound.delta(self.layer, self.group[i].0));
+        deltas.for_each(|delta| delta.expect());
+    }
+
     /// One of `tasks` tasks that together add Σ weight · ΔW x of a single row to `outs`.
     pub fn row_task(
         &self,
@@ -99,9 +105,15 @@ impl<'a, const N: usize> Changes<'a, N> {
         let mut block = block.lock().unwrap_or_else(PoisonError::into_inner);
         let scratch = block.row();
         scratch.begin_input();
-        let touched = (0..N).filter(|i| self.touched[*i]);
-        for i in touched.skip(task).step_by(tasks) {
+        let mut own = (0..N).filter(|i| self.touched[*i]).skip(task).step_by(tasks).peekable();
+        if let Some(first) = own.peek() {
+            self.expect(*first);
+        }
+        while let Some(i) = own.next() {
             let (kind, linear) = self.group[i];
+            if let Some(next) = own.peek() {
+                self.expect(*next);
+            }
             scratch.begin_output();
             for (bound, weight) in self.adapters.list() {
                 if let Some(delta) = bound.delta(self.layer, kind) {

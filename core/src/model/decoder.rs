@@ -326,7 +326,7 @@ impl Projection<'_> {
         fill: impl Fn(usize, [&mut [f32]; B]) + Sync,
         mut outs: [&mut [f32]; N],
     ) -> Result<(), ModelError> {
-        let Self { gguf, compute, adapters, layer, next } = *self;
+        let Self { gguf, compute, adapters, layer, .. } = *self;
         let rows = buffers[0].len() / group[0].1.shape().1;
         let types = group.map(|(_, linear)| linear.ty());
         activations.load_filled(compute, &types, rows, buffers.each_mut().map(|buffer| &mut **buffer), fill);
@@ -337,7 +337,7 @@ impl Projection<'_> {
         let mut targets = outs.iter_mut();
         let mut jobs = matrices.map(|matrix| (matrix, targets.next().map_or(&mut [][..], |out| &mut **out)));
         if rows == 1 {
-            self.expect(next)?;
+            self.expect()?;
         }
         let (x, changes) = (&*buffers[0], Changes::of(adapters, layer, group));
         match changes {
@@ -362,16 +362,15 @@ impl Projection<'_> {
         }
         Ok(())
     }
-}
 
-impl Projection<'_> {
-    fn expect(&self, next: &[&Linear]) -> Result<(), ModelError> {
-        let Some(first) = next.first() else { return Ok(()) };
+    /// Says which products with one row come next.
+    fn expect(&self) -> Result<(), ModelError> {
+        let Some(first) = self.next.first() else { return Ok(()) };
         let mut matrices = [first.matrix(self.gguf)?; 3];
-        for (matrix, linear) in matrices.iter_mut().zip(next) {
+        for (matrix, linear) in matrices.iter_mut().zip(self.next) {
             *matrix = linear.matrix(self.gguf)?;
         }
-        self.compute.expect(&matrices[..next.len().min(3)]);
+        self.compute.expect(&matrices[..self.next.len().min(3)]);
         Ok(())
     }
 }

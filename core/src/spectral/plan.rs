@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{Entries, Shape, SpectralError};
+use crate::kernels::prefetch;
 
 /// Entries prepared for [`transform`](super::transform), shared by all modules and adapters that have them.
 ///
@@ -81,6 +82,18 @@ impl Plan {
         };
         let order = folded.iter().map(|e| e.number).collect();
         Self { entries, bins, parts: parts.map(Into::into), order }
+    }
+
+    /// Asks for the bins: they are about to be read.
+    pub(crate) fn expect(&self) {
+        fn both<B: bytemuck::NoUninit>(targets: &[B], sources: &[B]) {
+            prefetch(bytemuck::cast_slice(sources));
+            prefetch(bytemuck::cast_slice(targets));
+        }
+        match &self.bins {
+            Bins::Narrow { targets, sources } => both(targets, sources),
+            Bins::Wide { targets, sources } => both(targets, sources),
+        }
     }
 
     /// The positions, in entry order.
