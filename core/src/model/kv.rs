@@ -4,14 +4,11 @@
 use std::ops::Range;
 
 use crate::kernels::Aligned;
-use crate::kernels::attention::{BLOCK, CacheFormat, Keys, Q8_GROUP, TILE, Values, store_key, store_value};
+use crate::kernels::attention::{BLOCK, CacheFormat, Keys, Q8_GROUP, Values, store_key, store_value};
 
 use super::ModelError;
-use super::blocks::{Heads, Window};
-
-/// Positions that a layer with a window keeps beyond it: as many rows can run in one batch, and about as many positions can be taken
-/// back before those that the window would reach are gone.
-const SPARE: usize = 384;
+use super::blocks::Heads;
+use super::held::{Held, Ring};
 
 /// How keys and values are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -112,12 +109,11 @@ pub(super) const fn padded(head_dim: usize) -> usize {
     head_dim.next_multiple_of(BLOCK)
 }
 
-/// The keys, or the values, of one layer: a ring, which a position enters in the place of the one `slots` before it.
+/// The keys, or the values, of one layer.
 #[derive(Debug)]
 pub(super) struct KvPlane {
     layout: PlaneLayout,
-    /// Positions there is room for: whole blocks, and whole tiles if they are fewer than the cache's, so that a tile lies together.
-    slots: usize,
+    ring: Ring,
     words: Aligned,
 }
 
@@ -132,8 +128,8 @@ impl KvPlane {
     }
 
     /// `None` if the system does not give that much memory.
-    fn new(layout: PlaneLayout, slots: usize) -> Option<Self> {
-        Some(Self { layout, slots, words: Aligned::zeroed(Self::len(layout, slots)?)? })
+    fn new(layout: PlaneLayout, ring: Ring) -> Option<Self> {
+        Some(Self { layout, ring, words: Aligned::zeroed(Self::len(layout, ring.slots())?)? })
     }
 
     pub(super) fn layout(&self) -> PlaneLayout {
@@ -146,20 +142,16 @@ impl KvPlane {
     /// If the ring begins anew between them.
     pub(super) fn blocks_mut(&mut self, positions: Range<usize>) -> &mut [f32] {
         let words = self.layout.block_words();
-        let first = self.slot(positions.start);
+        let first = self.ring.slot(positions.start);
         let end = first + positions.len();
-        assert!(end <= self.slots, "positions {positions:?} of a ring of {}", self.slots);
+        assert!(end <= self.ring.slots(), "positions {positions:?} of a ring of {}", self.ring.slots());
         &mut self.words[first / BLOCK * words..end.div_ceil(BLOCK) * words]
     }
 
     /// The records of one head from `position`, a multiple of [`BLOCK`], on, to the end of its tile at least.
     fn records(&self, head: usize, position: usize) -> &[f32] {
-        let from = self.slot(position) / BLOCK * self.layout.block_words() + head * self.layout.record_words();
+        let from = self.ring.slot(position) / BLOCK * self.layout.block_words() + head * self.layout.record_words();
         self.words.get(from..).unwrap_or_default()
-    }
-
-    fn slot(&self, position: usize) -> usize {
-        if position < self.slots { position } else { position % self.slots }
     }
 }
 
@@ -168,7 +160,6 @@ impl KvPlane {
 pub struct KvLayer {
     pub(super) k: KvPlane,
     pub(super) v: KvPlane,
-    window: Window,
 }
 
 impl KvLayer {
@@ -179,28 +170,14 @@ impl KvLayer {
     /// If a head is not a whole number of blocks of the type.
     pub fn new(kv: KvType, heads: &Heads, capacity: usize) -> Option<Self> {
         assert!(kv != KvType::Q8_0 || heads.dim.is_multiple_of(Q8_GROUP), "{kv} heads of {} elements", heads.dim);
-        let slots = Self::slots_of(heads.window, capacity);
-        let plane = |role| KvPlane::new(PlaneLayout::new(role, kv, heads.kv, heads.dim), slots);
-        Some(Self { k: plane(Role::Keys)?, v: plane(Role::Values)?, window: heads.window })
-    }
-
-    /// Positions that a layer of a cache of `capacity` positions keeps.
-    fn slots_of(window: Window, capacity: usize) -> usize {
-        let all = capacity.next_multiple_of(BLOCK);
-        match window {
-            Window::Full => all,
-            Window::Last(seen) => all.min(seen.saturating_add(SPARE).min(all).next_multiple_of(TILE)),
-        }
+        let ring = Ring::new(heads.window, capacity);
+        let plane = |role| KvPlane::new(PlaneLayout::new(role, kv, heads.kv, heads.dim), ring);
+        Some(Self { k: plane(Role::Keys)?, v: plane(Role::Values)? })
     }
 
     /// Positions after the one at `start` that lie together with it, up to `end`.
     pub(super) fn together(&self, start: usize, end: usize) -> Range<usize> {
-        start..end.min((start / self.k.slots + 1) * self.k.slots)
-    }
-
-    /// Whether all is there that the position `next` sees, if `written` positions were.
-    fn holds(&self, next: usize, written: usize) -> bool {
-        written.saturating_sub(self.k.slots) <= self.window.first(next)
+        self.k.ring.together(start, end)
     }
 
     /// Bytes reserved, in whole blocks.
@@ -226,10 +203,7 @@ impl KvLayer {
 pub struct KvCache {
     pub(super) layers: Vec<KvLayer>,
     kv: KvType,
-    capacity: usize,
-    len: usize,
-    /// Positions written since the cache was empty, those that were taken back included.
-    written: usize,
+    held: Held,
     bytes: usize,
 }
 
@@ -252,7 +226,7 @@ impl KvCache {
         let mut bytes = 0usize;
         for heads in layers {
             Self::check_head(kv, heads.dim)?;
-            let slots = KvLayer::slots_of(heads.window, capacity);
+            let slots = Ring::new(heads.window, capacity).slots();
             for role in [Role::Keys, Role::Values] {
                 let words = KvPlane::len(PlaneLayout::new(role, kv, heads.kv, heads.dim), slots);
                 let total = words.and_then(|words| bytes.checked_add(words * size_of::<f32>()));
@@ -283,7 +257,9 @@ impl KvCache {
     /// `capacity` is zero or past [`Self::MAX_CAPACITY`]; [`ModelError::KvMemory`].
     pub(super) fn new(kv: KvType, capacity: usize, heads: impl Iterator<Item = Heads>) -> Result<Self, ModelError> {
         Self::check_capacity(capacity)?;
-        let mut layers = Vec::new();
+        let heads: Vec<Heads> = heads.collect();
+        let held = Held::new(heads.iter().map(|heads| heads.window), capacity);
+        let mut layers = Vec::with_capacity(heads.len());
         let mut bytes = 0;
         for heads in heads {
             Self::check_head(kv, heads.dim)?;
@@ -291,7 +267,7 @@ impl KvCache {
             bytes += layer.bytes();
             layers.push(layer);
         }
-        Ok(Self { layers, kv, capacity, len: 0, written: 0, bytes })
+        Ok(Self { layers, kv, held, bytes })
     }
 
     /// How elements are stored.
@@ -301,24 +277,24 @@ impl KvCache {
 
     /// Positions there is room for.
     pub fn capacity(&self) -> usize {
-        self.capacity
+        self.held.capacity()
     }
 
     /// Positions held.
     pub fn len(&self) -> usize {
-        self.len
+        self.held.len()
     }
 
     /// Whether no position is held.
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.held.len() == 0
     }
 
     /// Forgets every position and gives the memory back. The cache cannot be run with any more; one like it is to take its
     /// place ([`Self::is_released`]).
     pub fn release(&mut self) {
         self.layers = Vec::new();
-        (self.len, self.written) = (0, 0);
+        self.held.truncate(0);
     }
 
     /// Whether its memory was given back.
@@ -329,12 +305,7 @@ impl KvCache {
     /// Forgets every position from `len` on; and every other, if a layer with a window no longer has what the next one would see.
     /// Some hundreds of positions can be taken back before that.
     pub fn truncate(&mut self, len: usize) {
-        if len < self.len {
-            self.len = if self.layers.iter().all(|layer| layer.holds(len, self.written)) { len } else { 0 };
-        }
-        if self.len == 0 {
-            self.written = 0;
-        }
+        self.held.truncate(len);
     }
 
     /// Bytes reserved for `capacity` positions, of layers with a window for the last of them, in whole blocks; pages are taken as
@@ -345,27 +316,23 @@ impl KvCache {
 
     /// Makes room for `added` more positions after those held, or says why not. Called before they are written.
     pub(super) fn reserve(&self, added: usize) -> Result<(), ModelError> {
-        if added > self.capacity - self.len {
-            return Err(ModelError::ContextFull { capacity: self.capacity, used: self.len, added });
-        }
-        Ok(())
+        self.held.reserve(added)
     }
 
     /// Rows that can run together: while they are written, what the first of them sees must stay.
     pub(super) fn batch(&self) -> usize {
-        let windowed = self.layers.iter().any(|layer| layer.window != Window::Full);
-        if windowed { SPARE } else { usize::MAX }
+        self.held.batch()
     }
 
     /// Says that `added` positions are about to be written after those held, at most [`batch`](Self::batch): they take the place of
     /// others even if the pass then fails.
     pub(super) fn begin(&mut self, added: usize) {
-        self.written = self.written.max(self.len + added);
+        self.held.begin(added);
     }
 
     /// Counts `added` positions as held, once every layer has written them.
     pub(super) fn commit(&mut self, added: usize) {
-        self.len += added;
+        self.held.commit(added);
     }
 }
 
@@ -373,6 +340,8 @@ impl KvCache {
 mod tests {
     use half::f16;
 
+    use super::super::blocks::Window;
+    use super::super::held::SPARE;
     use super::*;
 
     fn heads(kv: usize, dim: usize, window: Window) -> Heads {
@@ -475,17 +444,11 @@ mod tests {
         let (window, capacity) = (100, 4096);
         let layers = [heads(2, 32, Window::Last(window)), full(2, 32)];
         let mut cache = KvCache::new(KvType::F32, capacity, layers.into_iter()).unwrap();
-        let slots = cache.layers[0].k.slots;
-        assert!(slots.is_multiple_of(TILE) && (window + SPARE..window + SPARE + TILE).contains(&slots), "{slots}");
-        assert_eq!(cache.layers[1].k.slots, capacity);
+        let slots = cache.layers[0].k.ring.slots();
+        assert!(slots >= window + SPARE && slots < capacity / 2, "{slots}");
+        assert_eq!(cache.batch(), SPARE);
         assert_eq!(cache.bytes(), (slots + capacity) * 2 * 32 * 2 * 4);
         assert_eq!(KvCache::bytes_of(KvType::F32, capacity, layers.into_iter()).unwrap(), cache.bytes());
-        // Room for all is no ring, however large the window.
-        for seen in [300, usize::MAX] {
-            let layers = [heads(1, 32, Window::Last(seen))].into_iter();
-            assert_eq!(KvCache::new(KvType::F16, 333, layers).unwrap().layers[0].k.slots, 336);
-        }
-
         let value = |position: usize| [position as f32; 32];
         for position in 0..2000 {
             let layer = &mut cache.layers[0];
@@ -499,47 +462,5 @@ mod tests {
                 }
             }
         }
-    }
-
-    #[test]
-    fn what_a_window_would_see_bounds_how_far_back_it_goes() {
-        let window = 100;
-        let layers = [heads(1, 32, Window::Last(window)), full(1, 32)];
-        let mut cache = KvCache::new(KvType::F32, 4096, layers.into_iter()).unwrap();
-        let slots = cache.layers[0].k.slots;
-        assert_eq!(cache.batch(), SPARE);
-        assert!(slots >= window - 1 + SPARE);
-        let add = |cache: &mut KvCache, positions: usize| {
-            cache.begin(positions);
-            cache.commit(positions);
-        };
-        // Nothing is overwritten yet.
-        add(&mut cache, slots);
-        cache.truncate(1);
-        assert_eq!(cache.len(), 1);
-        // Position 1000 is the first that is not held; it may see 901 on, and what is overwritten ends at 2000 - slots.
-        add(&mut cache, 1999);
-        assert_eq!(cache.len(), 2000);
-        let first = 2000 - slots + window - 1;
-        cache.truncate(first);
-        assert_eq!(cache.len(), first);
-        // Those taken back were written all the same.
-        add(&mut cache, 10);
-        cache.truncate(first);
-        assert_eq!(cache.len(), first);
-        cache.truncate(first - 1);
-        assert_eq!(cache.len(), 0);
-        // From the beginning nothing is overwritten.
-        add(&mut cache, slots);
-        cache.truncate(7);
-        assert_eq!(cache.len(), 7);
-        // A pass that failed has overwritten, too.
-        cache.truncate(0);
-        add(&mut cache, slots);
-        cache.begin(1);
-        cache.truncate(window);
-        assert_eq!(cache.len(), window);
-        cache.truncate(window - 1);
-        assert_eq!(cache.len(), 0);
     }
 }

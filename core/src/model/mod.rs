@@ -17,6 +17,7 @@ mod gemma3;
 #[cfg(feature = "gpu")]
 pub mod gpu;
 mod gradient;
+mod held;
 mod kv;
 mod llama;
 mod loader;

@@ -128,7 +128,7 @@ impl Device {
         self.state.as_ref().map_or(0, crate::model::gpu::GpuState::batch)
     }
 
-    /// Forgets every position from `len` on.
+    /// Forgets every position from `len` on; and the others, if there is no going on from them.
     pub fn truncate(&mut self, len: usize) {
         if let Some(state) = &mut self.state {
             state.truncate(len);

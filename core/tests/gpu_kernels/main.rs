@@ -278,14 +278,16 @@ fn attend(heads: &Heads, start: usize, q: &[f32], k: &[f32], v: &[f32]) -> Vec<f
     out
 }
 
-/// A prompt in two batches and then single rows, through windows, groups, norms, both rotations and both cache types.
+/// A prompt in two batches and then single rows, through windows, rings, groups, norms, both rotations and both cache types.
 #[test]
 fn attention_is_its_definition() {
     for gpu in both() {
         let mut rng = Rng(6);
         let shapes = [(6, 2, 8), (9, 3, 64), (4, 1, 256), (10, 1, 80), (2, 1, 512)];
         for (i, (count, kv, dim)) in shapes.into_iter().enumerate() {
-            for (window, wide) in [(Window::Full, true), (Window::Last(33), true), (Window::Full, false)] {
+            for (window, wide) in
+                [(Window::Full, true), (Window::Last(33), true), (Window::Last(50), false), (Window::Full, false)]
+            {
                 let soft_cap = (i % 2 == 1).then_some(1.5);
                 let pairs = i % 2 == 0;
                 let heads = Heads { count, kv, dim, scale: 2.0 / (dim as f32).sqrt(), soft_cap, window };
@@ -295,6 +297,8 @@ fn attention_is_its_definition() {
                 let rope = Rope::new(style, turned, 1000.0, 1.0, None);
                 let normed = (i % 3 != 0).then_some(1e-5);
                 let weights: [Vec<f32>; 2] = [0, 1].map(|_| (0..dim).map(|_| 1.0 + 0.5 * rng.unit()).collect());
+                let batches = [40, 9, 1, 1, 60, 200, 1, 1, 150, 1];
+                let (most, total) = (200, batches.iter().sum::<usize>());
                 let layout = HeadLayout {
                     heads,
                     pairs,
@@ -302,14 +306,14 @@ fn attention_is_its_definition() {
                     q_norm: normed.map(|eps| (0, eps)),
                     k_norm: normed.map(|eps| (dim, eps)),
                     wide,
+                    // Room for the largest batch and what its first row sees, in whole tiles; less than there are positions.
+                    ring: if window == Window::Full { total } else { 256 },
                 };
-                let batches = [40, 9, 1, 1, 60, 200, 1];
-                let (most, total) = (200, batches.iter().sum::<usize>());
                 let buffer = |elements: usize| gpu.storage("rows", elements as u64 * 4).unwrap();
                 let vectors = gpu.upload("vectors", &weights.concat()).unwrap();
                 let (q, mixed) = (buffer(most * heads.q_len()), buffer(most * heads.q_len()));
                 let (k, v) = (buffer(most * heads.kv_len()), buffer(most * heads.kv_len()));
-                let cache = || gpu.storage("cache", (total * layout.position_bytes()) as u64).unwrap();
+                let cache = || gpu.storage("cache", (layout.ring * layout.position_bytes()) as u64).unwrap();
                 let (keys, values) = (cache(), cache());
                 let (step, parts) = (buffer(4 + most * 2 * rope.angles()), buffer(layout.parts_len()));
                 let buffers = HeadBuffers {

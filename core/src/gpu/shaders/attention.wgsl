@@ -7,9 +7,10 @@
 //   attend    workgroups: (rows · group / SLOTS, kv, spans); with one span the result is written, with more it is left in `parts`
 //   merge     adds up the spans of a single row; workgroups: heads
 //
-// q (turned and scaled) and mixed are rows × (kv · group · DIM), the caches positions × (kv · DIM) in f16 two to a word or in f32.
+// q (turned and scaled) and mixed are rows × (kv · group · DIM), the caches ring × (kv · DIM) in f16 two to a word or in f32; position p
+// is at p % ring, and a tile lies together.
 // parts is (head, span) × (DIM + 4): weighted values, then the maximum and the sum of the weights.
-// Mirrors Heads::attend, kernels::attention::{scores, fold_tile, mix, merge}.
+// Mirrors Heads::attend, kernels::attention::{scores, fold_tile, mix, merge}, Ring::slot.
 //
 // group 0, binding 0   q
 //          binding 1   cache of keys
@@ -41,6 +42,8 @@ struct Heads {
     // The position of row 0.
     start: u32,
     spans: u32,
+    // Positions that the caches have room for: whole tiles, or else every position there is.
+    ring: u32,
 }
 
 @group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;
@@ -111,7 +114,8 @@ fn attend(threads: Threads, @builtin(workgroup_id) workgroup: vec3<u32>) {
     }
     // Positions any of the slots sees, then this workgroup's span of them in whole tiles.
     let start = heads.start;
-    let seen_from = first_seen(start + first_slot / heads.group) / TILE * TILE;
+    let seen = first_seen(start + first_slot / heads.group);
+    let seen_from = seen / TILE * TILE;
     let seen_to = start + (first_slot + count - 1u) / heads.group + 1u;
     let tiles = (seen_to - seen_from + TILE - 1u) / TILE;
     let tiles_a_span = (tiles + heads.spans - 1u) / heads.spans;
@@ -130,6 +134,8 @@ fn attend(threads: Threads, @builtin(workgroup_id) workgroup: vec3<u32>) {
     for (var i = 0u; i < 4u; i += 1u) {
         acc[i] = vec4<f32>(0.0);
     }
+    // Where the tile lies in the caches.
+    var tile_at = begin % heads.ring;
     workgroupBarrier();
     for (var tile = begin; tile < to; tile += TILE) {
         let position = tile + place;
@@ -138,7 +144,7 @@ fn attend(threads: Threads, @builtin(workgroup_id) workgroup: vec3<u32>) {
             dots[i] = 0.0;
         }
         if (position < to) {
-            let at = (position * heads.kv + h) * DIM;
+            let at = ((tile_at + place) * heads.kv + h) * DIM;
             for (var d = 0u; d < quads; d += 1u) {
                 let key = key_quad(at + d * 4u);
                 for (var i = 0u; i < SLOTS / 4u; i += 1u) {
@@ -149,8 +155,8 @@ fn attend(threads: Threads, @builtin(workgroup_id) workgroup: vec3<u32>) {
         for (var i = 0u; i < SLOTS / 4u; i += 1u) {
             let s = thread / TILE + i * 4u;
             let own = start + (first_slot + s) / heads.group;
-            let seen = position < to && position <= own && position >= first_seen(own) && s < count;
-            scores[s * TILE + place] = select(FLOOR, capped(dots[i]), seen);
+            let seen_by_own = position < to && position <= own && position >= first_seen(own) && s < count;
+            scores[s * TILE + place] = select(FLOOR, capped(dots[i]), seen_by_own);
         }
         workgroupBarrier();
         var largest = maximum;
@@ -178,19 +184,22 @@ fn attend(threads: Threads, @builtin(workgroup_id) workgroup: vec3<u32>) {
             keep[own_slot] = factor;
         }
         workgroupBarrier();
+        // Before what the slots see there may be a later position by now, even one that was taken back and is no number.
+        let first = max(tile, seen) - tile;
         let last = min(TILE, to - tile);
         for (var i = 0u; i < 4u; i += 1u) {
             let at = i * THREADS + thread;
             if (at < SLOTS * quads) {
                 let s = at / quads;
                 var value = acc[i] * keep[s];
-                for (var p = 0u; p < last; p += 1u) {
-                    let from_values = ((tile + p) * heads.kv + h) * DIM + at % quads * 4u;
+                for (var p = first; p < last; p += 1u) {
+                    let from_values = ((tile_at + p) * heads.kv + h) * DIM + at % quads * 4u;
                     value += weights[s * TILE + p] * value_quad(from_values);
                 }
                 acc[i] = value;
             }
         }
+        tile_at = select(tile_at + TILE, 0u, tile_at + TILE == heads.ring);
     }
     lanes[thread] = sum;
     workgroupBarrier();

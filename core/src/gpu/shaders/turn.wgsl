@@ -4,9 +4,10 @@
 //
 //   turn      workgroups: (heads + 2·kv, rows)
 //
-// q is rows × (heads · dim), k and v are rows × (kv · dim), the caches positions × (kv · dim), in f16 two to a word or in f32.
+// q is rows × (heads · dim), k and v are rows × (kv · dim), the caches ring × (kv · dim), in f16 two to a word or in f32; position p
+// is at p % ring.
 // The step holds the rotation's tables, cosines then sines of `angles` angles, row after row.
-// Mirrors Turn::apply, Heads::store, Heads::turn_queries.
+// Mirrors Turn::apply, Heads::store, Heads::turn_queries, Ring::slot.
 //
 // group 0, binding 0   vectors, weights of norms among them
 //          binding 1   step
@@ -43,6 +44,8 @@ struct Heads {
     scale: f32,
     // The position of row 0.
     start: u32,
+    // Positions that the caches have room for.
+    ring: u32,
 }
 
 @group(0) @binding(0) var<storage, read> vectors: array<f32>;
@@ -123,7 +126,7 @@ fn turn(threads: Threads, @builtin(workgroup_id) group: vec3<u32>) {
         }
         return;
     }
-    let at = ((heads.start + row) * heads.kv + index) * DIM;
+    let at = ((heads.start + row) % heads.ring * heads.kv + index) * DIM;
     if (WIDE) {
         for (var i = thread; i < DIM; i += THREADS) {
             let word = bitcast<u32>(head[i]);

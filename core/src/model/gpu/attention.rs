@@ -1,12 +1,15 @@
 //! Heads and attention of a layer on the device.
 
 use crate::gpu::{Binding, Bound, Gpu, GpuBuffer, GpuError, Recorder};
+use crate::kernels::attention::TILE;
 
 use super::super::blocks::{Heads, Window};
 use super::kernels::{self, ATTENTION_ELEMENTS, ATTENTION_TILE, FEWEST_SLOTS, HeadKind};
 
 /// Most spans that one row's positions are cut into.
 pub(super) const SPANS: usize = 16;
+/// A ring of whole tiles of the CPU's is one of whole tiles here.
+const _: () = assert!(TILE.is_multiple_of(ATTENTION_TILE));
 /// Fewest tiles of a span.
 const TILES_OF_A_SPAN: usize = 4;
 
@@ -25,6 +28,9 @@ pub struct HeadLayout {
     pub k_norm: Option<(usize, f32)>,
     /// Whether the cache is f32, else f16.
     pub wide: bool,
+    /// Positions that the cache has room for, of which position p is at p % `ring`: all there will be, or else whole tiles of 32, as
+    /// many as the window and a batch need.
+    pub ring: usize,
 }
 
 /// The buffers that attention works on.
@@ -40,9 +46,9 @@ pub struct HeadBuffers<'a> {
     pub k: Binding<'a>,
     /// rows × (kv · dim).
     pub v: Binding<'a>,
-    /// positions × (kv · dim).
+    /// [`HeadLayout::ring`] × (kv · dim).
     pub keys: Binding<'a>,
-    /// positions × (kv · dim).
+    /// [`HeadLayout::ring`] × (kv · dim).
     pub values: Binding<'a>,
     /// rows × (heads · dim).
     pub mixed: Binding<'a>,
@@ -116,12 +122,13 @@ impl GpuAttention {
     /// Records the turning of q, the storing of k and v of rows at positions `start..`, and attention of q over the cache.
     /// `table` is where the rows' rotation tables begin in the step.
     pub fn record(&self, recorder: &mut Recorder, start: usize, rows: usize, table: usize) {
-        let HeadLayout { heads, angles, q_norm, k_norm, .. } = self.layout;
+        let HeadLayout { heads, angles, q_norm, k_norm, ring, .. } = self.layout;
         let norm = |norm: Option<(usize, f32)>| norm.map_or((0, 0), |(at, eps)| (at as u32, eps.to_bits()));
         let ((q_at, q_eps), (k_at, k_eps)) = (norm(q_norm), norm(k_norm));
         let (count, kv) = (heads.count as u32, heads.kv as u32);
         let scale = heads.scale.to_bits();
-        let params = [count, kv, angles as u32, table as u32, q_at, k_at, q_eps, k_eps, scale, start as u32, 0, 0];
+        let (start, ring) = (start as u32, ring as u32);
+        let params = [count, kv, angles as u32, table as u32, q_at, k_at, q_eps, k_eps, scale, start, ring, 0];
         recorder.run(&self.turn, &params, [count + 2 * kv, rows as u32, 1]);
 
         let (slots, bound) = match rows * heads.group() > FEWEST_SLOTS {
@@ -132,9 +139,9 @@ impl GpuAttention {
             Window::Full => 0,
             Window::Last(n) => n,
         };
-        let spans = if rows == 1 { spans(&heads, start) } else { 1 };
+        let spans = if rows == 1 { spans(&heads, start as usize) } else { 1 };
         let group = heads.group();
-        let params = [kv, group as u32, window as u32, rows as u32, start as u32, spans as u32, 0, 0];
+        let params = [kv, group as u32, window as u32, rows as u32, start, spans as u32, ring, 0];
         let groups = (rows * group).div_ceil(slots) as u32;
         recorder.run(bound, &params, [groups, kv, spans as u32]);
         if spans > 1 {
@@ -157,8 +164,8 @@ pub(super) struct GpuKv {
 }
 
 impl GpuKv {
-    pub fn new(gpu: &Gpu, layout: &HeadLayout, capacity: usize) -> Result<Self, GpuError> {
-        let bytes = layout.position_bytes() as u64 * capacity as u64;
+    pub fn new(gpu: &Gpu, layout: &HeadLayout) -> Result<Self, GpuError> {
+        let bytes = layout.position_bytes() as u64 * layout.ring as u64;
         let max = gpu.info().max_binding.min(u64::from(u32::MAX));
         if bytes > max {
             return Err(GpuError::Limit { what: "the keys of a layer".to_owned(), needed: bytes, max });

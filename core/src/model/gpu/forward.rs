@@ -38,15 +38,13 @@ impl GpuState {
         if let Some(&found) = tokens.iter().find(|&&t| t as usize >= vocab) {
             return Err(ModelError::Token { found, vocab });
         }
-        if tokens.len() > self.capacity() - self.len {
-            let (capacity, used, added) = (self.capacity(), self.len, tokens.len());
-            return Err(ModelError::ContextFull { capacity, used, added });
-        }
+        self.held.reserve(tokens.len())?;
         self.set_adapters(pass.decoder, pass.adapters)?;
         let batch = self.batch();
         for (i, part) in tokens.chunks(batch).enumerate() {
             let last = (i + 1) * batch >= tokens.len();
             pass.gguf.check_unchanged()?;
+            self.held.begin(part.len());
             match &mut wanted {
                 Wanted::Nothing => self.run(pass, part, None)?,
                 Wanted::Last if last => self.run(pass, part, Some(part.len() - 1))?,
@@ -56,7 +54,7 @@ impl GpuState {
                     self.all_logits(pass, i * batch, part.len(), *each)?;
                 }
             }
-            self.len += part.len();
+            self.held.commit(part.len());
         }
         Ok(())
     }
@@ -79,7 +77,7 @@ impl GpuState {
         recorder.submit()?;
         drop(submitting);
         readback.wait(pass.logits)?;
-        finish(pass.decoder, self.len + row, pass.logits)
+        finish(pass.decoder, self.len() + row, pass.logits)
     }
 
     /// Runs `tokens` at the positions after those held, one batch at most, without keeping them, and says how long each kind of step took on the
@@ -89,12 +87,13 @@ impl GpuState {
     /// As [`Self::forward`].
     pub fn times(&mut self, pass: &mut GpuPass<'_>, tokens: &[u32]) -> Result<Vec<(String, f64)>, ModelError> {
         self.set_adapters(pass.decoder, pass.adapters)?;
-        let tokens = &tokens[..tokens.len().min(self.batch()).min(self.capacity() - self.len)];
+        let tokens = &tokens[..tokens.len().min(self.batch()).min(self.capacity() - self.len())];
         if let Some(&found) = tokens.iter().find(|&&t| t as usize >= pass.decoder.vocab) {
             return Err(ModelError::Token { found, vocab: pass.decoder.vocab });
         }
         let model = self.model.clone();
         let submitting = model.suspension.submitting()?;
+        self.held.begin(tokens.len());
         self.stage(pass.decoder, tokens);
         model.gpu().write(&self.rows.step, 0, &self.staged)?;
         let mut recorder = Recorder::timed(model.gpu());
@@ -136,7 +135,7 @@ impl GpuState {
             drop(submitting);
             readback.wait(logits)?;
             for (i, logits) in logits.chunks_exact_mut(vocab).enumerate() {
-                finish(pass.decoder, self.len + first + i, logits)?;
+                finish(pass.decoder, self.len() + first + i, logits)?;
                 each(before + first + i, logits);
             }
         }
@@ -146,7 +145,7 @@ impl GpuState {
     /// Writes the step: the tokens, then for every rotary embedding its tables, row after row, as the CPU computes them (sines of
     /// large angles are far less exact on many devices).
     fn stage(&mut self, decoder: &Decoder, tokens: &[u32]) {
-        let rows = tokens.len();
+        let (rows, start) = (tokens.len(), self.len());
         let angles: usize = decoder.ropes.iter().map(|rope| 2 * rope.angles()).sum();
         let staged = &mut self.staged;
         staged.clear();
@@ -157,7 +156,7 @@ impl GpuState {
             let len = 2 * rope.angles();
             let tables = bytemuck::cast_slice_mut(&mut staged[at..][..rows * len]);
             for (row, table) in tables.chunks_exact_mut(len).enumerate() {
-                rope.table(self.len + row, table);
+                rope.table(start + row, table);
             }
             at += rows * len;
         }
@@ -179,7 +178,7 @@ impl GpuState {
             let ropes = decoder.ropes[..layer.attention.rope].iter();
             let table = rows.next_multiple_of(GRAIN) + ropes.map(|rope| 2 * rope.angles() * rows).sum::<usize>();
             recorder.section("attention");
-            bounds.attention.record(recorder, self.len, rows, table);
+            bounds.attention.record(recorder, self.len(), rows, table);
             group(recorder, &[LinearKind::O]);
             recorder.section("norms");
             bounds.mlp_norm.record(recorder, 0, rows);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::gpu::{Gpu, GpuBuffer, GpuError};
 
 use super::super::blocks::RopeStyle;
+use super::super::held::{Held, Ring};
 use super::super::weights::LinearKind;
 use super::super::{ActiveAdapters, Decoder, KvCache, KvType, ModelError};
 use super::adapters::GpuAdapters;
@@ -47,8 +48,8 @@ pub(super) struct LayerBounds {
     pub gate: GpuGate,
 }
 
-/// A session's part of the device: keys and values of every position so far, and the buffers of a batch. Planned once;
-/// nothing is allocated on the device afterwards.
+/// A session's part of the device: keys and values of every position so far, of layers with a sliding window of the last of them, and
+/// the buffers of a batch. Planned once; nothing is allocated on the device afterwards.
 #[derive(Debug)]
 pub struct GpuState {
     pub(super) model: Arc<GpuModel>,
@@ -64,8 +65,7 @@ pub struct GpuState {
     /// The step on the CPU's side.
     pub(super) staged: Vec<u32>,
     batch: usize,
-    capacity: usize,
-    pub(super) len: usize,
+    pub(super) held: Held,
     scratch_bytes: u64,
 }
 
@@ -73,7 +73,7 @@ impl GpuState {
     /// Rows of a batch by default: enough tiles to keep a large device busy.
     pub const DEFAULT_BATCH: usize = 512;
 
-    /// Buffers for `capacity` positions and batches of `batch` rows.
+    /// Buffers for `capacity` positions and batches of `batch` rows, or as many as can run together.
     ///
     /// # Errors
     /// [`ModelError::ContextFull`] if `capacity` is zero or past [`KvCache::MAX_CAPACITY`]; [`ModelError::Gpu`]: a KV type or a
@@ -93,10 +93,11 @@ impl GpuState {
             KvType::F16 => false,
             KvType::Q8_0 => return Err(ModelError::GpuKv { kv: kv.name() }),
         };
-        let batch = batch.clamp(1, capacity.min(MAX_BATCH));
+        let held = Held::new(decoder.layers.iter().map(|layer| layer.attention.heads.window), capacity);
+        let batch = batch.clamp(1, capacity.min(MAX_BATCH).min(held.batch()));
         let gpu = model.gpu().clone();
-        let layouts: Vec<_> = (0..decoder.layers.len()).map(|i| layout(&model, decoder, i, wide)).collect();
-        let cache = layouts.iter().map(|layout| GpuKv::new(&gpu, layout, capacity)).collect::<Result<Vec<_>, _>>()?;
+        let layouts: Vec<_> = (0..decoder.layers.len()).map(|i| layout(&model, decoder, i, wide, capacity)).collect();
+        let cache = layouts.iter().map(|layout| GpuKv::new(&gpu, layout)).collect::<Result<Vec<_>, _>>()?;
         let before = gpu.allocated_bytes();
         let rows = Rows::new(&gpu, decoder, &layouts, batch)?;
         let scratch_bytes = gpu.allocated_bytes().saturating_sub(before);
@@ -126,8 +127,7 @@ impl GpuState {
             active: ActiveAdapters::none(),
             staged,
             batch,
-            capacity,
-            len: 0,
+            held,
             scratch_bytes,
         })
     }
@@ -144,22 +144,23 @@ impl GpuState {
 
     /// Positions there is room for.
     pub fn capacity(&self) -> usize {
-        self.capacity
+        self.held.capacity()
     }
 
     /// Positions held.
     pub fn len(&self) -> usize {
-        self.len
+        self.held.len()
     }
 
     /// Whether no position is held.
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.held.len() == 0
     }
 
-    /// Forgets every position from `len` on.
+    /// Forgets every position from `len` on; and every other, if a layer with a window no longer has what the next one would see, as
+    /// [`KvCache::truncate`] does.
     pub fn truncate(&mut self, len: usize) {
-        self.len = self.len.min(len);
+        self.held.truncate(len);
     }
 
     /// Makes these the adapters of the next pass: one upload, and where a set of this form was not used before, the preparation of
@@ -196,7 +197,7 @@ impl GpuState {
     }
 }
 
-fn layout(model: &GpuModel, decoder: &Decoder, index: usize, wide: bool) -> HeadLayout {
+fn layout(model: &GpuModel, decoder: &Decoder, index: usize, wide: bool, capacity: usize) -> HeadLayout {
     let (attention, layer) = (&decoder.layers[index].attention, &model.layers[index]);
     let rope = &decoder.ropes[attention.rope];
     let eps = |norm: &Option<super::super::blocks::RmsNorm>| norm.as_ref().map_or(0.0, |norm| norm.eps);
@@ -207,6 +208,7 @@ fn layout(model: &GpuModel, decoder: &Decoder, index: usize, wide: bool) -> Head
         q_norm: layer.q_norm.map(|at| (at, eps(&attention.q_norm))),
         k_norm: layer.k_norm.map(|at| (at, eps(&attention.k_norm))),
         wide,
+        ring: Ring::new(attention.heads.window, capacity).slots(),
     }
 }
 

@@ -11,7 +11,7 @@ use super::super::Decoder;
 use super::super::blocks::{Activation, Heads, Window};
 use super::super::weights::LinearKind;
 use super::attention::{HeadBuffers, HeadLayout};
-use super::kernels::{ATTENTION, GATE, LINEAR, NORM, TURN};
+use super::kernels::{ATTENTION, ATTENTION_TILE, GATE, LINEAR, NORM, TURN};
 use super::matrix::GpuMatrix;
 use super::steps::{GpuGate, GpuNorm, NormBuffers};
 
@@ -65,20 +65,28 @@ fn norms_and_gates(gpu: &Arc<Gpu>) -> Outcome {
     first(norms.chain([Activation::Silu, Activation::GeluTanh].into_iter().map(|activation| gates(gpu, activation))))
 }
 
-/// Heads as the supported architectures have them, and what they may have: windows, caps, a cache in f32.
+/// Rows of the batches that attention is tried with, and positions in all: one row after whole batches.
+const BATCH: usize = 90;
+const POSITIONS: usize = 4 * BATCH + 1;
+
+/// Heads as the supported architectures have them, and what they may have: windows over rings that begin anew, caps, a cache in f32.
 fn attention(gpu: &Arc<Gpu>) -> Outcome {
     let cases = [
-        (3, 3, 64, true, false, false),
-        (4, 1, 128, true, false, false),
-        (4, 1, 256, false, true, false),
-        (2, 2, 80, false, true, true),
+        (3, 3, 64, true, false, false, Window::Full),
+        (4, 1, 128, true, false, false, Window::Full),
+        // Its last row sees several spans, across the ring's end.
+        (4, 1, 256, false, true, false, Window::Last(225)),
+        (2, 2, 80, false, true, true, Window::Last(100)),
     ];
-    first(cases.into_iter().map(|(group, kv, dim, pairs, normed, wide)| {
+    first(cases.into_iter().map(|(group, kv, dim, pairs, normed, wide, window)| {
         let soft_cap = wide.then_some(2.0);
-        let window = if wide { Window::Last(100) } else { Window::Full };
+        let ring = match window {
+            Window::Full => POSITIONS,
+            Window::Last(n) => (n + BATCH).next_multiple_of(ATTENTION_TILE),
+        };
         let heads = Heads { count: group * kv, kv, dim, scale: 1.0 / (dim as f32).sqrt(), soft_cap, window };
         let (q_norm, k_norm) = (normed.then_some((0, 1e-5)), normed.then_some((dim, 1e-5)));
-        attend(gpu, HeadLayout { heads, pairs, angles: dim / 2, q_norm, k_norm, wide })
+        attend(gpu, HeadLayout { heads, pairs, angles: dim / 2, q_norm, k_norm, wide, ring })
     }))
 }
 
@@ -206,11 +214,11 @@ fn gates(gpu: &Arc<Gpu>, activation: Activation) -> Outcome {
     Ok(compare(&format!("gate {activation:?}"), &read(gpu, &on_gate, n)?, &want))
 }
 
-/// A prompt and a row after it, long enough for several tiles and, in the row, several spans.
+/// A prompt in batches and a row after it, long enough for several tiles and, in the row, several spans.
 fn attend(gpu: &Arc<Gpu>, layout: HeadLayout) -> Outcome {
     let heads = layout.heads;
     let (dim, kv_len, q_len) = (heads.dim, heads.kv_len(), heads.q_len());
-    let (prompt, total) = (270, 271);
+    let total = POSITIONS;
     let weights = numbers(2 * dim, 8);
     let (q, k, v) = (numbers(total * q_len, 9), numbers(total * kv_len, 10), numbers(total * kv_len, 11));
     // A rotation by whatever angles: cosines, then sines, of every row.
@@ -223,10 +231,10 @@ fn attend(gpu: &Arc<Gpu>, layout: HeadLayout) -> Outcome {
         (first..first + rows).flat_map(table).collect()
     };
     let vectors = gpu.upload("check", &weights)?;
-    let rows = |len: usize| gpu.storage("check", (prompt * len * 4) as u64);
+    let rows = |len: usize| gpu.storage("check", (BATCH * len * 4) as u64);
     let (step, on_q, on_k, on_v, mixed) =
         (rows(2 * layout.angles)?, rows(q_len)?, rows(kv_len)?, rows(kv_len)?, rows(q_len)?);
-    let cache = || gpu.storage("check", (total * layout.position_bytes()) as u64);
+    let cache = || gpu.storage("check", (layout.ring * layout.position_bytes()) as u64);
     let (keys, values, parts) = (cache()?, cache()?, gpu.storage("check", layout.parts_len() as u64 * 4)?);
     let buffers = HeadBuffers {
         vectors: vectors.all(),
@@ -249,7 +257,8 @@ fn attend(gpu: &Arc<Gpu>, layout: HeadLayout) -> Outcome {
             .collect()
     };
     let (all_q, all_k) = (turned(&q, q_len, layout.q_norm), turned(&k, kv_len, layout.k_norm));
-    for (start, count) in [(0, prompt), (prompt, total - prompt)] {
+    for start in (0..total).step_by(BATCH) {
+        let count = BATCH.min(total - start);
         gpu.write(&on_q, 0, &q[start * q_len..][..count * q_len])?;
         gpu.write(&on_k, 0, &k[start * kv_len..][..count * kv_len])?;
         gpu.write(&on_v, 0, &v[start * kv_len..][..count * kv_len])?;
@@ -260,7 +269,8 @@ fn attend(gpu: &Arc<Gpu>, layout: HeadLayout) -> Outcome {
         let got = read(gpu, &mixed, count * q_len)?;
         for row in [0, 33, count - 1].into_iter().filter(|row| *row < count) {
             let want = attended(&layout, start + row, &all_q[(start + row) * q_len..][..q_len], &all_k, &v);
-            let wrong = compare(&format!("heads of {dim}, {count} rows"), &got[row * q_len..][..q_len], &want);
+            let wrong =
+                compare(&format!("heads of {dim}, {count} rows from {start}"), &got[row * q_len..][..q_len], &want);
             if wrong.is_some() {
                 return Ok(wrong);
             }
