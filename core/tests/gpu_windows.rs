@@ -8,12 +8,12 @@ mod model_support;
 use std::sync::Arc;
 
 use gpu_support::gpu;
-use model_support::{HEAD_DIM, KV_HEADS, LAYERS, Tiny, VOCAB, Value};
+use model_support::windows::{WINDOW, logits, take_back, tokens, windowed};
+use model_support::{HEAD_DIM, KV_HEADS, LAYERS, VOCAB};
 use timbre::model::{Backend, KvType, Model};
 use timbre::session::{CancelHandle, Session, SessionOptions};
 
 const CONTEXT: usize = 2000;
-const WINDOW: usize = 40;
 /// More than a layer with this window keeps.
 const TOKENS: usize = 1100;
 
@@ -23,24 +23,12 @@ const TOLERANCE: f32 = 3e-5;
 const F16_TOLERANCE: f32 = 3e-3;
 
 fn model() -> Arc<Model> {
-    let mut tiny = Tiny::gemma3();
-    tiny.set("context_length", Value::U32(CONTEXT as u32));
-    tiny.set("attention.sliding_window", Value::U32(WINDOW as u32));
-    tiny.open().unwrap()
+    windowed(CONTEXT).open().unwrap()
 }
 
 fn session(model: &Arc<Model>, backend: Backend, kv: KvType) -> Session {
     let options = SessionOptions { backend, kv: Some(kv), ..SessionOptions::default() };
     Session::new(model.clone(), &options).unwrap()
-}
-
-fn tokens(n: usize) -> Vec<u32> {
-    (0..n).map(|i| (i * i / 3 % (VOCAB - 3)) as u32 + 3).collect()
-}
-
-fn logits(session: &mut Session, tokens: &[u32]) -> Vec<f32> {
-    session.set_tokens(tokens);
-    session.logits(&CancelHandle::default()).unwrap().to_vec()
 }
 
 fn all_logits(session: &mut Session, tokens: &[u32]) -> Vec<Vec<f32>> {
@@ -117,22 +105,11 @@ fn a_long_reply_is_the_cpus() {
 #[test]
 fn tokens_are_taken_back_as_if_they_had_never_been() {
     let Some(_) = gpu() else { return };
-    let (model, tokens) = (model(), tokens(TOKENS));
-    let mut long = session(&model, Backend::Gpu, KvType::F32);
-    for back in [1, 100, 300, 500, TOKENS - 10, TOKENS] {
-        logits(&mut long, &tokens);
-        let shared = TOKENS - back;
-        let kept = long.set_tokens(&tokens[..shared]);
-        if back <= 300 {
-            assert_eq!(kept, shared, "{back} tokens are taken back for nothing");
-        } else {
-            assert_eq!(kept, 0, "what the window would see is gone {back} tokens back");
-        }
-        // Another way on, past where the ring was.
-        let other = [&tokens[..shared], &tokens[300..350]].concat();
-        let want = logits(&mut session(&model, Backend::Cpu, KvType::F32), &other);
-        close(&logits(&mut long, &other), &want, TOLERANCE, &format!("{back} tokens back"));
-    }
+    let model = model();
+    take_back(&mut session(&model, Backend::Gpu, KvType::F32), TOKENS, |got, tokens, label| {
+        let want = logits(&mut session(&model, Backend::Cpu, KvType::F32), tokens);
+        close(got, &want, TOLERANCE, label);
+    });
 }
 
 #[test]

@@ -4,32 +4,20 @@ mod model_support;
 
 use std::sync::Arc;
 
-use model_support::{HEAD_DIM, KV_HEADS, LAYERS, Tiny, VOCAB, Value};
+use model_support::windows::{WINDOW, logits, take_back, tokens, windowed};
+use model_support::{HEAD_DIM, KV_HEADS, LAYERS};
 use timbre::kernels::Tier;
 use timbre::model::{KvType, Model};
-use timbre::session::{CancelHandle, Session, SessionOptions};
+use timbre::session::{Session, SessionOptions};
 
 const CONTEXT: usize = 3000;
-const WINDOW: usize = 40;
 
 fn model() -> Arc<Model> {
-    let mut tiny = Tiny::gemma3();
-    tiny.set("context_length", Value::U32(CONTEXT as u32));
-    tiny.set("attention.sliding_window", Value::U32(WINDOW as u32));
-    tiny.open_on(Tier::Scalar).unwrap()
+    windowed(CONTEXT).open_on(Tier::Scalar).unwrap()
 }
 
 fn session(model: &Arc<Model>, batch: Option<usize>) -> Session {
     Session::new(model.clone(), &SessionOptions { batch, ..SessionOptions::default() }).unwrap()
-}
-
-fn tokens(n: usize) -> Vec<u32> {
-    (0..n).map(|i| (i * i / 3 % (VOCAB - 3)) as u32 + 3).collect()
-}
-
-fn logits(session: &mut Session, tokens: &[u32]) -> Vec<f32> {
-    session.set_tokens(tokens);
-    session.logits(&CancelHandle::default()).unwrap().to_vec()
 }
 
 #[test]
@@ -61,19 +49,7 @@ fn batches_of_any_size_and_single_tokens_agree_far_beyond_the_window() {
 #[test]
 fn tokens_are_taken_back_as_if_they_had_never_been() {
     let model = model();
-    let tokens = tokens(2000);
-    let mut long = session(&model, None);
-    for back in [1, 100, 300, 500, 1990, 2000] {
-        logits(&mut long, &tokens);
-        let shared = tokens.len() - back;
-        let kept = long.set_tokens(&tokens[..shared]);
-        if back <= 300 {
-            assert_eq!(kept, shared, "{back} tokens are taken back for nothing");
-        } else {
-            assert_eq!(kept, 0, "what the window would see is gone {back} tokens back");
-        }
-        // Another way on, past where the ring was.
-        let other = [&tokens[..shared], &tokens[300..350]].concat();
-        assert_eq!(logits(&mut long, &other), logits(&mut session(&model, None), &other), "{back} tokens back");
-    }
+    take_back(&mut session(&model, None), 2000, |got, tokens, label| {
+        assert_eq!(got, logits(&mut session(&model, None), tokens), "{label}");
+    });
 }

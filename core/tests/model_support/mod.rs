@@ -4,6 +4,7 @@
 #[path = "../common/gguf_builder.rs"]
 pub mod gguf_builder;
 pub mod naive;
+pub mod windows;
 
 use std::sync::Arc;
 
