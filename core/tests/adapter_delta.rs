@@ -277,6 +277,24 @@ fn finish_sends_rows_where_the_file_has_them() {
     for (hf, &target) in order.to_file().iter().enumerate() {
         assert_eq!(permuted[target as usize], plain[hf]);
     }
+    // Written over what was there, with another kind's part beside it or nothing at all.
+    let mut written = vec![f32::NAN; 16];
+    for (spectral, dense) in [(true, false), (true, true), (false, true), (false, false)] {
+        for (order, expected) in [(None, &plain), (Some(&order), &permuted)] {
+            scratch.begin_output();
+            if spectral {
+                delta.apply(1.0, &x, &mut scratch);
+            }
+            if dense {
+                scratch.dense(16).fill(0.25);
+            }
+            scratch.write(&mut written, order);
+            for (got, change) in written.iter().zip(expected) {
+                let want = if spectral { *change } else { 0.0 } + if dense { 0.25 } else { 0.0 };
+                assert_eq!(*got, want, "{spectral} {dense}");
+            }
+        }
+    }
 }
 
 #[test]
@@ -295,6 +313,9 @@ fn planned_lengths_never_allocate() {
         first.apply(1.0, &x, &mut scratch);
         second.apply(0.5, &x, &mut scratch);
         scratch.finish(&mut y, Some(&order));
+        first.expect(&mut scratch);
+        first.apply(1.0, &x, &mut scratch);
+        scratch.write(&mut y, Some(&order));
         scratch.begin_upstream();
         first.gradient(1.0, &x, &g, &mut gradient, &mut scratch);
         scratch.begin_output();

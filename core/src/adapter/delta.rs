@@ -45,8 +45,14 @@ pub trait Delta: Send + Sync + fmt::Debug {
     /// Bytes of memory this module costs by itself; what is shared with others is not counted.
     fn bytes(&self) -> usize;
 
-    /// Says that it is about to be applied: what that reads may be asked for, which would come late otherwise.
-    fn expect(&self) {}
+    /// What [`apply`](Self::apply) costs besides transforms, roughly, in bytes of weights that a thread multiplies in that time: for dividing work
+    /// between threads.
+    fn row_bytes(&self) -> usize {
+        size_of::<f32>() * self.parameters()
+    }
+
+    /// Says that it is applied soon: adds what that reads, and would come late otherwise, to what the scratch's next change asks for.
+    fn expect(&self, _scratch: &mut DeltaScratch) {}
 
     /// Adds `weight · ΔWx` to the scratch's output.
     ///

@@ -2,10 +2,15 @@
 
 use std::sync::Arc;
 
-use crate::kernels::prefetch;
 use crate::spectral::{Entries, Plan, Shape, SpectralError, Transforms, reconstruct, transform};
 
 use super::{Delta, DeltaBlock, DeltaScratch, Side};
+
+/// Bytes of weights multiplied in the time of an entry, as measured.
+const BYTES_AN_ENTRY: usize = 12;
+
+/// Requests of lines that a CPU has under way without waiting.
+const REQUESTS: usize = 24;
 
 /// `ΔW = α · Re(IDFT2(F))` with `n` coefficients at the positions of a shared [`Plan`]. Immutable.
 ///
@@ -97,15 +102,22 @@ impl Delta for FourierDelta {
         size_of::<Self>() + size_of_val(&*self.stored)
     }
 
-    fn expect(&self) {
-        self.plan.expect();
-        prefetch(bytemuck::cast_slice(&self.stored));
+    fn row_bytes(&self) -> usize {
+        BYTES_AN_ENTRY * self.stored.len()
+    }
+
+    fn expect(&self, scratch: &mut DeltaScratch) {
+        scratch.ahead.add(bytemuck::cast_slice(&self.stored));
+        self.plan.expect(&mut scratch.ahead);
     }
 
     fn apply(&self, weight: f32, x: &[f32], scratch: &mut DeltaScratch) {
         assert_eq!(x.len(), self.shape().cols(), "inputs of a {} module", self.shape());
+        let mut ahead = std::mem::take(&mut scratch.ahead);
+        ahead.ask(REQUESTS);
         let (input, output) = scratch.spectra(Side::Input, x, self.shape().rows());
-        transform::apply(&self.plan, &self.stored, self.scaled(weight), input, output);
+        ahead.ask(REQUESTS);
+        transform::apply_ahead(&self.plan, &self.stored, self.scaled(weight), input, output, ahead);
     }
 
     fn apply_rows(&self, weight: f32, x: &[f32], block: &mut DeltaBlock) {

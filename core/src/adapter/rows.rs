@@ -10,6 +10,8 @@ use crate::spectral::MAX_SIDE;
 pub struct RowOrder {
     to: Box<[u32]>,
     from: Box<[u32]>,
+    /// Rows of half a head.
+    half: usize,
 }
 
 impl RowOrder {
@@ -29,16 +31,16 @@ impl RowOrder {
             let (head, within) = (row / head_dim, row % head_dim);
             (head * head_dim + within % half * 2 + within / half) as u32
         });
-        Some(Self::from_map(to.collect()))
+        Some(Self::from_map(to.collect(), half))
     }
 
     /// `to` is known to be a permutation.
-    fn from_map(to: Box<[u32]>) -> Self {
+    fn from_map(to: Box<[u32]>, half: usize) -> Self {
         let mut from = vec![0u32; to.len()];
         for (row, &target) in (0u32..).zip(&to) {
             from[target as usize] = row;
         }
-        Self { to, from: from.into() }
+        Self { to, from: from.into(), half }
     }
 
     /// The number of rows.
@@ -65,6 +67,20 @@ impl RowOrder {
         self.check(hf.len(), file.len());
         for (target, &row) in file.iter_mut().zip(&self.from) {
             *target += hf[row as usize];
+        }
+    }
+
+    /// `file[to[p]] = hf[p]` for every row.
+    ///
+    /// # Panics
+    /// Unless both have [`len`](Self::len) elements.
+    pub fn place(&self, hf: &[f32], file: &mut [f32]) {
+        self.check(hf.len(), file.len());
+        for (hf, file) in hf.chunks_exact(2 * self.half).zip(file.chunks_exact_mut(2 * self.half)) {
+            let (first, second) = hf.split_at(self.half);
+            for (pair, (a, b)) in file.as_chunks_mut::<2>().0.iter_mut().zip(first.iter().zip(second)) {
+                *pair = [*a, *b];
+            }
         }
     }
 

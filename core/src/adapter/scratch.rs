@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::kernels::Ahead;
 use crate::spectral::{Complex32, RealFft, Transforms};
 
 use super::RowOrder;
@@ -31,6 +32,8 @@ pub struct DeltaScratch {
     output: Spectrum,
     dense: Vec<f32>,
     dense_len: usize,
+    /// What the changes after the next one read.
+    pub(super) ahead: Ahead,
 }
 
 /// A half spectrum and the length of the row it is of; 0 while it is of none.
@@ -53,6 +56,7 @@ impl DeltaScratch {
             output: Spectrum::default(),
             dense: Vec::new(),
             dense_len: 0,
+            ahead: Ahead::default(),
         };
         for len in lengths {
             scratch.plan(len);
@@ -133,6 +137,35 @@ impl DeltaScratch {
             fft.twice_real(&mut self.output.bins[..fft.bins()], values, &mut self.work);
             add(y, values, order);
         }
+        self.finish_dense(y, order);
+    }
+
+    /// As [`finish`](Self::finish), but writes: what `y` holds does not matter.
+    ///
+    /// # Panics
+    /// As [`finish`](Self::finish).
+    pub fn write(&mut self, y: &mut [f32], order: Option<&RowOrder>) {
+        if self.output.len > 0 {
+            assert_eq!(y.len(), self.output.len, "length of an output");
+            let fft = self.plan(self.output.len);
+            let fft = &self.planned[fft];
+            let bins = &mut self.output.bins[..fft.bins()];
+            match order {
+                None => fft.twice_real(bins, y, &mut self.work),
+                Some(order) => {
+                    let values = &mut self.real[..fft.len()];
+                    fft.twice_real(bins, values, &mut self.work);
+                    order.place(values, y);
+                }
+            }
+        } else {
+            y.fill(0.0);
+        }
+        self.finish_dense(y, order);
+    }
+
+    /// Adds the dense row, and leaves the output empty.
+    fn finish_dense(&mut self, y: &mut [f32], order: Option<&RowOrder>) {
         if self.dense_len > 0 {
             assert_eq!(y.len(), self.dense_len, "length of an output");
             add(y, &self.dense[..self.dense_len], order);
@@ -154,9 +187,7 @@ impl DeltaScratch {
             Side::Input => &mut self.input,
             Side::Upstream => &mut self.upstream,
         };
-        let row = &mut self.real[..values.len()];
-        row.copy_from_slice(values);
-        fft.spectrum(row, &mut target.bins[..fft.bins()], &mut self.work);
+        fft.spectrum(values, &mut target.bins[..fft.bins()], &mut self.work);
         target.len = values.len();
     }
 

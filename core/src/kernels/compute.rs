@@ -22,6 +22,15 @@ const AHEAD: usize = 128 << 10;
 /// Jobs of a group dispatched together.
 const GROUP_JOBS: usize = 8;
 
+/// Work that is done beside products.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Beside {
+    /// Tasks.
+    pub tasks: usize,
+    /// Bytes of weights that are multiplied by one row in about the time of one task.
+    pub bytes: usize,
+}
+
 /// Everything the products need besides their operands: a thread pool and the kernels chosen for this CPU. Owned by whoever
 /// computes; nothing is global.
 pub struct Compute {
@@ -100,10 +109,10 @@ impl Compute {
     /// # Panics
     /// As [`matmul`](Self::matmul), for any of the products.
     pub fn matmul_group(&self, jobs: &mut [(Matrix<'_>, &mut [f32])], x: &Activations) {
-        self.matmul_group_beside(jobs, x, 0, &|_, _| {});
+        self.matmul_group_beside(jobs, x, Beside::default(), &|_, _| {});
     }
 
-    /// [`matmul_group`](Self::matmul_group), and in the same job of the pool `task(worker, i)` for every `i` below `tasks`, begun
+    /// [`matmul_group`](Self::matmul_group), and in the same job of the pool `task(worker, i)` for every `i` below `beside.tasks`, begun
     /// before the products: what would keep one thread busy alone is done while the others multiply.
     ///
     /// # Panics
@@ -112,31 +121,45 @@ impl Compute {
         &self,
         jobs: &mut [(Matrix<'_>, &mut [f32])],
         x: &Activations,
-        tasks: usize,
+        beside: Beside,
         task: &(dyn Fn(usize, usize) + Sync),
     ) {
         if jobs.is_empty() {
-            return self.pool.run_indexed(tasks, task);
+            return self.pool.run_indexed(beside.tasks, task);
         }
-        let mut beside = tasks;
+        let mut left = beside.tasks;
         for jobs in jobs.chunks_mut(GROUP_JOBS) {
             let mut group = [const { None }; GROUP_JOBS];
-            let mut tasks = beside;
             for (slot, (w, out)) in group.iter_mut().zip(jobs) {
-                let job = Job::new(self, *w, x, out);
-                tasks += job.tasks();
-                *slot = Some(job);
+                *slot = Some(Job::new(self, *w, x, out));
             }
-            self.pool.run_indexed(tasks, &|worker, i| {
-                let Some(mut i) = i.checked_sub(beside) else { return task(worker, i) };
-                for job in group.iter().flatten() {
-                    if i < job.tasks() {
-                        return job.run(i, x, &self.panels[worker]);
+            let jobs = || group.iter().flatten();
+            // A task beside the products stands for as many of theirs as take the same time, so that shares are fair.
+            let unit = jobs().map(Job::task_bytes).max().unwrap_or(1).max(1);
+            let each = (beside.bytes + unit / 2) / unit;
+            let each = each.max(1);
+            let before = left * each;
+            let tasks = before + jobs().map(Job::tasks).sum::<usize>();
+            let run = |worker: usize, range: Range<usize>| {
+                for i in range.start..range.end.min(before) {
+                    if i % each == 0 {
+                        task(worker, i / each);
                     }
-                    i -= job.tasks();
                 }
-            });
-            beside = 0;
+                let mut first = before;
+                for job in jobs() {
+                    let own = range.start.max(first)..range.end.min(first + job.tasks());
+                    if !own.is_empty() {
+                        job.run(own.start - first..own.end - first, x, &self.panels[worker]);
+                    }
+                    first += job.tasks();
+                }
+            };
+            match x.rows() {
+                1 => self.pool.run_stretches(tasks, tasks.div_ceil(self.threads() * TASKS_PER_THREAD), &run),
+                _ => self.pool.run_indexed(tasks, &|worker, i| run(worker, i..i + 1)),
+            }
+            left = 0;
         }
     }
 
@@ -158,8 +181,8 @@ impl Compute {
                 if !own.is_empty()
                     && let Some(place) = places.next()
                 {
-                    let (from, to) = (cut.parts(own.start - first), cut.parts(own.end - 1 - first));
-                    *place = [0, 1].map(|i| Span::of(w.row_range(from[i].start, to[i].end)).first(left / 2));
+                    let parts = cut.parts(own.start - first..own.end - first);
+                    *place = parts.map(|rows| Span::of(w.row_range(rows.start, rows.end)).first(left / 2));
                     left -= place.iter().map(|span| span.len()).sum::<usize>();
                 }
                 first += cut.tasks();
@@ -197,8 +220,10 @@ impl Cut {
     fn new(compute: &Compute, w: &Matrix<'_>, batch: usize) -> Self {
         let (threads, rows) = (compute.threads(), w.rows());
         let row_work = w.row_bytes().saturating_mul(batch).max(1);
+        // One row's products are taken several tasks at a time; small ones divide well between threads that have other work too.
+        let per_thread = if batch == 1 { usize::MAX / threads } else { TASKS_PER_THREAD };
         let each = |rows: usize, work: usize, multiple: usize| {
-            let share = if threads == 1 { rows } else { rows.div_ceil(threads * TASKS_PER_THREAD) };
+            let share = if threads == 1 { rows } else { rows.div_ceil(threads * per_thread) };
             share.max(TASK_BYTES.div_ceil(work)).next_multiple_of(multiple)
         };
         // Multiples that keep two tasks off the same cache line of the output.
@@ -217,17 +242,17 @@ impl Cut {
         }
     }
 
-    /// The rows of a task; the second range is empty unless they are paired.
-    fn parts(&self, task: usize) -> [Range<usize>; 2] {
+    /// The rows of some tasks that follow one another; the second range is empty unless they are paired.
+    fn parts(&self, tasks: Range<usize>) -> [Range<usize>; 2] {
         let half = if self.paired { self.rows / 2 } else { self.rows };
-        let first = (task * self.each).min(half)..((task + 1) * self.each).min(half);
+        let first = (tasks.start * self.each).min(half)..(tasks.end * self.each).min(half);
         let second = if self.paired { first.start + half..first.end + half } else { first.end..first.end };
         [first, second]
     }
 
-    /// The row that belongs to neither half and that the last task has besides.
-    fn odd(&self, task: usize) -> Option<usize> {
-        (self.paired && task + 1 == self.tasks() && self.rows % 2 == 1).then(|| self.rows - 1)
+    /// The row that belongs to neither half and that the last task has besides, if it is one of these.
+    fn odd(&self, tasks: Range<usize>) -> Option<usize> {
+        (self.paired && tasks.end == self.tasks() && self.rows % 2 == 1).then(|| self.rows - 1)
     }
 }
 
@@ -269,9 +294,14 @@ impl<'a> Job<'a> {
         self.cut.tasks()
     }
 
-    /// Computes the outputs of one task's weight rows for all activation rows.
-    fn run(&self, task: usize, x: &Activations, scratch: &Mutex<panel::Panel>) {
-        let [rows, second] = self.cut.parts(task);
+    /// Bytes of weights that a task reads.
+    fn task_bytes(&self) -> usize {
+        self.cut.each * self.w.row_bytes() * if self.cut.paired { 2 } else { 1 }
+    }
+
+    /// Computes the outputs of some tasks' weight rows for all activation rows.
+    fn run(&self, tasks: Range<usize>, x: &Activations, scratch: &Mutex<panel::Panel>) {
+        let [rows, second] = self.cut.parts(tasks.clone());
         if let Some(pair) = self.kernel.pair.filter(|_| self.cut.paired) {
             let data = [&rows, &second].map(|rows| self.w.row_range(rows.start, rows.end));
             // SAFETY: `Job::new` checked that the output holds a number for each weight row; no other task has these, and the runs
@@ -280,7 +310,7 @@ impl<'a> Job<'a> {
             // SAFETY: a `Compute` of this tier exists, so the CPU runs it; `data` is whole rows of the job's type, which chose
             // the kernel, equally many in both; `Job::new` checked the activations' columns and form.
             unsafe { pair(data, self.w.row_bytes(), &x.row(0), out) };
-            if let Some(odd) = self.cut.odd(task) {
+            if let Some(odd) = self.cut.odd(tasks) {
                 self.run_one(odd..odd + 1, x);
             }
             return;
@@ -409,9 +439,10 @@ mod tests {
                 let cut = Cut { rows, each, paired };
                 let mut taken = vec![0; rows];
                 for task in 0..cut.tasks() {
-                    let [first, second] = cut.parts(task);
+                    let tasks = task..task + 1;
+                    let [first, second] = cut.parts(tasks.clone());
                     assert!(second.is_empty() || first.len() == second.len());
-                    let odd = cut.odd(task);
+                    let odd = cut.odd(tasks);
                     first.chain(second).chain(odd).for_each(|row| taken[row] += 1);
                 }
                 assert!(taken.iter().all(|times| *times == 1), "{rows} rows by {each}: {taken:?}");

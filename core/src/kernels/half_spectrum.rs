@@ -1,14 +1,16 @@
 //! The half spectrum of a real row by a complex transform of half its length, in both directions.
 //!
-//! Even and odd elements of a row of 2m are taken as real and imaginary parts of m complex ones. Their spectrum Z gives the row's, X:
+//! Even and odd elements of a row of 2m are real and imaginary parts of m complex numbers z. With W, what an *inverse* transform
+//! makes of the halves of conj z ([`pack`]), the row's spectrum X is
 //!
 //! ```text
-//! X[k]   =       ((Z[k] + conj Z[m−k]) + turn[k]·(Z[k] − conj Z[m−k])) / 2
-//! X[m−k] = conj  ((Z[k] + conj Z[m−k]) − turn[k]·(Z[k] − conj Z[m−k])) / 2        turn[k] = −i·e^{−πi·k/m}
+//! X[k]   =       (conj W[k] + W[m−k]) + turn[k]·(conj W[k] − W[m−k])
+//! X[m−k] = conj ((conj W[k] + W[m−k]) − turn[k]·(conj W[k] − W[m−k]))        turn[k] = −i·e^{−πi·k/m}
 //! ```
 //!
-//! The way back is the same with conj X for Z and without the halving, and gives conj Z: what a *forward* transform makes the
-//! conjugate of the row of. Pairs are computed in place, four at a time where the CPU has AVX and FMA.
+//! The way back is the same with conj X for conj W, its conjugate and without the halves, and an inverse transform of what it
+//! gives is the row of numbers z: one table serves both directions, and the last step is the transform's. Pairs are computed in place,
+//! four at a time where the CPU has AVX and FMA.
 
 use num_complex::Complex32;
 
@@ -21,25 +23,43 @@ pub fn turns(m: usize) -> Box<[Complex32]> {
     (0..=m / 2).map(turn).collect()
 }
 
-/// Makes X, m + 1 bins, of the Z that the first m of `bins` hold.
+#[inline(always)]
+fn pack_body<const FUSED: bool>(row: &[f32], halves: &mut [Complex32]) {
+    let (pairs, odd) = row.as_chunks::<2>();
+    assert!(odd.is_empty() && pairs.len() == halves.len(), "{} halves of a row of {}", halves.len(), row.len());
+    for (half, &[re, im]) in halves.iter_mut().zip(pairs) {
+        *half = Complex32::new(0.5 * re, -0.5 * im);
+    }
+}
+
+multiversion! {
+    /// The halves of conj z of a row.
+    ///
+    /// # Panics
+    /// Unless `row` has two elements for each of `halves`.
+    pack, pack_body(row: &[f32], halves: &mut [Complex32])
+}
+
+/// Makes X, m + 1 bins, of the W that the first m of `bins` hold.
 ///
 /// # Panics
 /// Unless `turns` are those of m ≥ 1.
 pub fn split(turns: &[Complex32], bins: &mut [Complex32]) {
     let m = half_len(turns, bins);
     let Complex32 { re, im } = bins[0];
-    (bins[0], bins[m]) = (Complex32::new(re + im, 0.0), Complex32::new(re - im, 0.0));
+    (bins[0], bins[m]) = (Complex32::new(2.0 * (re - im), 0.0), Complex32::new(2.0 * (re + im), 0.0));
     pairs::<false>(turns, &mut bins[..m]);
 }
 
-/// Makes conj Z, in the first m of `bins`, of the X that they hold, whose bins 0 and m have no imaginary part.
+/// Makes what an inverse transform turns into z, in the first m of `bins`, of the X that they hold, whose bins 0 and m have no imaginary
+/// part.
 ///
 /// # Panics
 /// Unless `turns` are those of m ≥ 1.
 pub fn join(turns: &[Complex32], bins: &mut [Complex32]) {
     let m = half_len(turns, bins);
     let (first, last) = (bins[0].re, bins[m].re);
-    bins[0] = Complex32::new(first + last, last - first);
+    bins[0] = Complex32::new(first + last, first - last);
     pairs::<true>(turns, &mut bins[..m]);
 }
 
@@ -49,7 +69,7 @@ fn half_len(turns: &[Complex32], bins: &[Complex32]) -> usize {
     m
 }
 
-/// Every pair but that of bin 0. `BACK`: of the conjugates, and without the halving.
+/// Every pair but that of bin 0. `BACK`: the conjugate of what is made of the conjugates.
 fn pairs<const BACK: bool>(turns: &[Complex32], bins: &mut [Complex32]) {
     let m = bins.len();
     #[cfg(target_arch = "x86_64")]
@@ -61,13 +81,11 @@ fn pairs<const BACK: bool>(turns: &[Complex32], bins: &mut [Complex32]) {
     };
     #[cfg(not(target_arch = "x86_64"))]
     let first = 1;
-    let scale = if BACK { 1.0 } else { 0.5 };
     for k in first..=m / 2 {
-        let (a, b) = (bins[k], bins[m - k]);
-        let (a, b) = if BACK { (a.conj(), b) } else { (a, b.conj()) };
+        let (a, b) = (bins[k].conj(), bins[m - k]);
         let (sum, turned) = (a + b, turns[k] * (a - b));
-        bins[k] = (sum + turned) * scale;
-        bins[m - k] = ((sum - turned) * scale).conj();
+        let (near, far) = (sum + turned, sum - turned);
+        (bins[k], bins[m - k]) = if BACK { (near.conj(), far) } else { (near, far.conj()) };
     }
 }
 
@@ -82,7 +100,6 @@ fn four_pairs<const BACK: bool>(turns: &[Complex32], bins: &mut [Complex32]) -> 
     let reversed = |v| _mm256_permute_pd::<0b0101>(_mm256_permute2f128_pd::<1>(v, v));
     let imaginary = _mm256_castsi256_ps(_mm256_set1_epi64x(i64::MIN));
     let conj = |v| _mm256_xor_ps(v, imaginary);
-    let scale = _mm256_set1_ps(if BACK { 1.0 } else { 0.5 });
     let m = bins.len();
     let start = bins.as_mut_ptr();
     let mut k = 1;
@@ -90,15 +107,15 @@ fn four_pairs<const BACK: bool>(turns: &[Complex32], bins: &mut [Complex32]) -> 
         // SAFETY: k + 3 is below m − k − 3, so that both fours lie inside the bins and apart, and k + 3 < m/2 has a factor.
         unsafe {
             let (near, far) = (start.add(k).cast::<f32>(), start.add(m - k - (FOUR - 1)).cast::<f64>());
-            let (a, b) = (_mm256_loadu_ps(near), _mm256_castpd_ps(reversed(_mm256_loadu_pd(far))));
-            let (a, b) = if BACK { (conj(a), b) } else { (a, conj(b)) };
+            let (a, b) = (conj(_mm256_loadu_ps(near)), _mm256_castpd_ps(reversed(_mm256_loadu_pd(far))));
             let (sum, difference) = (_mm256_add_ps(a, b), _mm256_sub_ps(a, b));
             let turn = _mm256_loadu_ps(turns.as_ptr().add(k).cast());
             let crossed = _mm256_mul_ps(_mm256_movehdup_ps(turn), _mm256_permute_ps::<0b10_11_00_01>(difference));
             let turned = _mm256_fmaddsub_ps(_mm256_moveldup_ps(turn), difference, crossed);
-            _mm256_storeu_ps(near, _mm256_mul_ps(_mm256_add_ps(sum, turned), scale));
-            let mirror = conj(_mm256_mul_ps(_mm256_sub_ps(sum, turned), scale));
-            _mm256_storeu_pd(far, reversed(_mm256_castps_pd(mirror)));
+            let (a, b) = (_mm256_add_ps(sum, turned), _mm256_sub_ps(sum, turned));
+            let (a, b) = if BACK { (conj(a), b) } else { (a, conj(b)) };
+            _mm256_storeu_ps(near, a);
+            _mm256_storeu_pd(far, reversed(_mm256_castps_pd(b)));
         }
         k += FOUR;
     }
@@ -142,19 +159,20 @@ mod tests {
             let turns = turns(m);
             let real: Vec<Complex32> = row.iter().map(|&x| Complex32::new(x, 0.0)).collect();
             let whole = naive(&real, -1.0);
-            let complex: Vec<Complex32> = row.as_chunks().0.iter().map(|&[re, im]| Complex32::new(re, im)).collect();
-            let mut bins = narrowed(&naive(&complex, -1.0));
+            let mut halves = vec![Complex32::default(); m];
+            pack(&row, &mut halves);
+            let mut bins = narrowed(&naive(&halves, 1.0));
             bins.push(Complex32::new(f32::NAN, f32::NAN));
             split(&turns, &mut bins);
             assert_close(&bins, &whole, &format!("half spectrum of {}", 2 * m));
 
             let mut bins = narrowed(&whole[..=m]);
             join(&turns, &mut bins);
-            let back = naive(&bins[..m], -1.0);
-            for (n, (got, want)) in back.iter().zip(&complex).enumerate() {
-                let (re, im) = (got.0 / (2 * m) as f64, -got.1 / (2 * m) as f64);
-                let error = (re - f64::from(want.re)).abs().max((im - f64::from(want.im)).abs());
-                assert!(error < 2e-6, "{m}: element {n} is {re} {im} for {want}");
+            let back = naive(&bins[..m], 1.0);
+            for (n, (got, want)) in back.iter().zip(row.as_chunks::<2>().0).enumerate() {
+                let (re, im) = (got.0 / (2 * m) as f64, got.1 / (2 * m) as f64);
+                let error = (re - f64::from(want[0])).abs().max((im - f64::from(want[1])).abs());
+                assert!(error < 2e-6, "{m}: element {n} is {re} {im} for {want:?}");
             }
         }
     }

@@ -33,7 +33,7 @@ const INSIDE_MASK: u64 = (1 << 16) - 1;
 const OPEN: u64 = 1 << 16;
 const JOB_SHIFT: u32 = 17;
 
-type Task<'a> = dyn Fn(usize, usize) + Sync + 'a;
+type Task<'a> = dyn Fn(usize, Range<usize>) + Sync + 'a;
 
 /// Keeps what every thread writes off the cache line of what every thread reads.
 #[repr(align(128))]
@@ -42,6 +42,8 @@ struct Padded<T>(T);
 struct Job {
     task: *const Task<'static>,
     tasks: usize,
+    /// Tasks that a thread takes at a time.
+    stretch: usize,
 }
 
 struct Shared {
@@ -62,7 +64,7 @@ struct Shared {
 // while the gate is closed and empty, and read only by workers that entered through the open gate; entering is an acquire of the
 // release that opened it, leaving is a release the caller acquires before it writes again. The task it points to is Sync.
 unsafe impl Sync for Shared {}
-// SAFETY: as above; the raw pointer is only followed while the caller of `run_indexed` keeps the task alive.
+// SAFETY: as above; the raw pointer is only followed while the caller of `run_job` keeps the task alive.
 unsafe impl Send for Shared {}
 
 thread_local! {
@@ -162,6 +164,19 @@ impl Pool {
     /// # Panics
     /// As [`run`](Self::run).
     pub fn run_indexed(&self, tasks: usize, task: &(dyn Fn(usize, usize) + Sync)) {
+        self.run_job(tasks, 1, &|worker, range| range.for_each(|i| task(worker, i)));
+    }
+
+    /// Like [`run_indexed`](Self::run_indexed), calling `task(worker, range)` for stretches of up to `stretch` tasks (at least 1), and of no more
+    /// than half of what is left of a share: the threads finish together, without that every task costs the handing out.
+    ///
+    /// # Panics
+    /// As [`run`](Self::run).
+    pub fn run_stretches(&self, tasks: usize, stretch: usize, task: &(dyn Fn(usize, Range<usize>) + Sync)) {
+        self.run_job(tasks, stretch.max(1), task);
+    }
+
+    fn run_job(&self, tasks: usize, stretch: usize, task: &Task<'_>) {
         if tasks == 0 {
             return;
         }
@@ -169,13 +184,13 @@ impl Pool {
         if let Some((pool, worker)) = RUNNING.get()
             && pool == shared.id()
         {
-            (0..tasks).for_each(|i| task(worker, i));
+            task(worker, 0..tasks);
             return;
         }
         let turn = lock(&self.submit);
         if self.workers.is_empty() || tasks == 1 {
             let _running = Running::enter(shared, 0);
-            (0..tasks).for_each(|i| task(0, i));
+            task(0, 0..tasks);
             return;
         }
         // SAFETY: only the lifetime is erased. The pointer is followed only by workers inside the gate, and this function does not
@@ -185,9 +200,9 @@ impl Pool {
             next.0.store(shared.share(worker, tasks).start, Ordering::Relaxed);
         }
         // SAFETY: this thread holds the submit lock and the gate is closed and empty, so nobody else looks at the job.
-        unsafe { *shared.job.get() = Some(Job { task, tasks }) };
+        let job = unsafe { (*shared.job.get()).insert(Job { task, tasks, stretch }) };
         shared.open();
-        shared.drain(0, task, tasks);
+        shared.drain(0, job);
         shared.close_and_wait();
         // SAFETY: as above, the gate is closed and empty again.
         unsafe { *shared.job.get() = None };
@@ -257,20 +272,24 @@ impl Shared {
 
     /// Runs tasks until none is left: first those of the thread's own share in order, because neighbouring tasks read
     /// neighbouring memory, then what the others have not begun.
-    fn drain(&self, worker: usize, task: *const Task<'static>, tasks: usize) {
+    fn drain(&self, worker: usize, job: &Job) {
         let _running = Running::enter(self, worker);
-        // SAFETY: the thread is inside the gate or is the caller itself, so the task is alive (see `run_indexed`).
-        let task = unsafe { &*task };
+        // SAFETY: the thread is inside the gate or is the caller itself, so the task is alive (see `run_job`).
+        let task = unsafe { &*job.task };
         let threads = self.next.len();
         for owner in (worker..threads).chain(0..worker) {
-            let (next, end) = (&self.next[owner].0, self.share(owner, tasks).end);
+            let (next, end) = (&self.next[owner].0, self.share(owner, job.tasks).end);
             loop {
-                let i = next.fetch_add(1, Ordering::Relaxed);
-                if i >= end {
+                // Another thread may take some in between; then these are more than half of what is left.
+                let left = end.saturating_sub(next.load(Ordering::Relaxed));
+                let take = (left / 2).clamp(1, job.stretch);
+                let first = next.fetch_add(take, Ordering::Relaxed);
+                if first >= end {
                     break;
                 }
-                if let Err(payload) = catch_unwind(AssertUnwindSafe(|| task(worker, i))) {
-                    self.next.iter().for_each(|next| next.0.store(tasks, Ordering::Relaxed));
+                let range = first..end.min(first + take);
+                if let Err(payload) = catch_unwind(AssertUnwindSafe(|| task(worker, range))) {
+                    self.next.iter().for_each(|next| next.0.store(job.tasks, Ordering::Relaxed));
                     lock(&self.panic).get_or_insert(payload);
                 }
             }
@@ -292,7 +311,7 @@ impl Shared {
                 }
                 // SAFETY: this thread is inside the gate, so the caller does not write the job until it leaves.
                 if let Some(job) = unsafe { &*self.job.get() } {
-                    self.drain(worker, job.task, job.tasks);
+                    self.drain(worker, job);
                 }
                 self.gate.0.fetch_sub(1, Ordering::Release);
                 // After a job that nobody left a note with, what is left of the last one still comes.
@@ -367,6 +386,13 @@ mod tests {
                         hits[i].fetch_add(1, Ordering::Relaxed);
                     });
                     assert!(hits.iter().all(|h| h.load(Ordering::Relaxed) == 1));
+                    let most = AtomicUsize::new(0);
+                    pool.run_stretches(tasks, 7, &|_, range| {
+                        most.fetch_max(range.len(), Ordering::Relaxed);
+                        range.for_each(|i| _ = hits[i].fetch_add(1, Ordering::Relaxed));
+                    });
+                    assert!(hits.iter().all(|h| h.load(Ordering::Relaxed) == 2));
+                    assert!(threads == 1 || tasks == 1 || most.into_inner() <= 7);
                 }
             }
         }

@@ -17,7 +17,7 @@ pub fn prefetch(bytes: &[u8]) {
 
 /// Asks for the line of an address, which need not be one.
 #[inline]
-fn ask(address: *const u8) {
+pub fn ask(address: *const u8) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch reads nothing, wherever the address is, and every CPU of the architecture has it.
     unsafe {
@@ -69,6 +69,49 @@ impl Span {
             ask(std::ptr::without_provenance(self.address.wrapping_add(at)));
         }
         Self { address: self.address.wrapping_add(len), len: self.len - len }
+    }
+}
+
+/// What will be read soon, to be asked for line by line among other work: a thread that asks for many lines at once waits for
+/// most of them.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Ahead {
+    /// Those from `next` to `end`, each from a line's beginning on, are left.
+    spans: [Span; Ahead::SPANS],
+    next: usize,
+    end: usize,
+}
+
+impl Ahead {
+    const SPANS: usize = 6;
+
+    /// Adds `bytes` to it; nothing if there are too many already.
+    pub fn add(&mut self, bytes: &[u8]) {
+        if self.next == self.end {
+            (self.next, self.end) = (0, 0);
+        }
+        if let Some(free) = self.spans.get_mut(self.end)
+            && !bytes.is_empty()
+        {
+            let Span { address, len } = Span::of(bytes);
+            let skipped = address % LINE;
+            *free = Span { address: address - skipped, len: len + skipped };
+            self.end += 1;
+        }
+    }
+
+    /// Asks for the next `lines` lines of it.
+    #[inline(always)]
+    pub fn ask(&mut self, lines: usize) {
+        for _ in 0..lines {
+            if self.next == self.end {
+                return;
+            }
+            let span = &mut self.spans[self.next];
+            ask(std::ptr::without_provenance(span.address));
+            *span = Span { address: span.address.wrapping_add(LINE), len: span.len.saturating_sub(LINE) };
+            self.next += usize::from(span.len == 0);
+        }
     }
 }
 
@@ -140,5 +183,32 @@ mod tests {
         }
         // Eight lines of each stream at a time, matrix after matrix.
         assert_eq!(times, 3000_usize.div_ceil(8 * LINE) + 1);
+    }
+
+    #[test]
+    fn lines_ahead_are_asked_for_once() {
+        let bytes = [0u8; 1000];
+        let left = |ahead: &Ahead| {
+            ahead.spans[ahead.next..ahead.end].iter().map(|span| span.len.div_ceil(LINE)).sum::<usize>()
+        };
+        let line = |at: usize| (bytes.as_ptr().addr() + at) / LINE;
+        let mut ahead = Ahead::default();
+        for _ in 0..3 {
+            ahead.ask(3);
+            ahead.add(&bytes[..0]);
+            ahead.add(&bytes[1..]);
+            ahead.add(&bytes[..1]);
+            let lines = line(999) - line(1) + 2;
+            for asked in 0..lines {
+                assert_eq!(left(&ahead), lines - asked);
+                ahead.ask(1);
+            }
+            assert_eq!(left(&ahead), 0);
+        }
+        // More than there is room for is left out.
+        (0..10).for_each(|_| ahead.add(&bytes));
+        assert_eq!(left(&ahead), Ahead::SPANS * (line(999) - line(0) + 1));
+        ahead.ask(usize::MAX);
+        assert_eq!(left(&ahead), 0);
     }
 }

@@ -2,11 +2,14 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::adapter::DeltaBlock;
+use crate::adapter::{DeltaBlock, DeltaScratch};
 use crate::kernels::{Pool, for_each_chunk, vector};
 use crate::spectral::Transforms;
 
 use super::{ActiveAdapters, Decoder, Linear, LinearKind};
+
+/// Bytes of weights multiplied in the time that transforming a value takes: measured, and as rough as that.
+const BYTES_A_VALUE: usize = 9;
 
 /// Buffers for the changes of any group of linears of a decoder.
 pub(super) struct ChangeScratch {
@@ -26,7 +29,7 @@ impl ChangeScratch {
         Self { blocks: (0..threads).map(|_| block()).collect(), row: vec![0.0; widest] }
     }
 
-    /// The workers' blocks, and a row of zeros for each linear.
+    /// The workers' blocks, and a row for each linear, of whatever it held last.
     pub fn row<const N: usize>(
         &mut self,
         group: &[(LinearKind, &Linear); N],
@@ -35,7 +38,6 @@ impl ChangeScratch {
         let rows = group.map(|(_, linear)| {
             let row;
             (row, rest) = std::mem::take(&mut rest).split_at_mut(linear.shape().0);
-            row.fill(0.0);
             row
         });
         (&self.blocks, rows)
@@ -88,13 +90,34 @@ impl<'a, const N: usize> Changes<'a, N> {
         touched.min(threads - 1).max(1)
     }
 
-    /// Says that the changes of a linear are about to be applied.
-    fn expect(&self, i: usize) {
-        let deltas = self.adapters.list().iter().filter_map(|(bound, _)| bound.delta(self.layer, self.group[i].0));
-        deltas.for_each(|delta| delta.expect());
+    /// What all changes to one row cost, in bytes of weights that are multiplied meanwhile.
+    pub fn row_bytes(&self) -> usize {
+        let deltas = self.group.iter().flat_map(|&(kind, _)| {
+            self.adapters.list().iter().filter_map(move |(bound, _)| bound.delta(self.layer, kind))
+        });
+        let touched = self.group.iter().zip(self.touched).filter(|(_, touched)| *touched);
+        let values = self.group[0].1.shape().1 + touched.map(|((_, linear), _)| linear.shape().0).sum::<usize>();
+        deltas.map(|delta| delta.row_bytes()).sum::<usize>() + BYTES_A_VALUE * values
     }
 
-    /// One of `tasks` tasks that together add Σ weight · ΔW x of a single row to `outs`.
+    /// Says that the changes of a linear are applied soon.
+    fn expect(&self, (layer, kind): (usize, LinearKind), scratch: &mut DeltaScratch) {
+        let deltas = self.adapters.list().iter().filter_map(|(bound, _)| bound.delta(layer, kind));
+        deltas.for_each(|delta| delta.expect(scratch));
+    }
+
+    /// The linear after this group's that is changed next.
+    fn after(&self) -> Option<(usize, LinearKind)> {
+        let all = LinearKind::ALL.len();
+        let last = self.layer * all + self.group[N - 1].0 as usize;
+        let following = (last + 1..=last + all).map(|place| (place / all, LinearKind::ALL[place % all]));
+        let touched = |&(layer, kind): &(usize, LinearKind)| {
+            self.adapters.list().iter().any(|(bound, _)| bound.delta(layer, kind).is_some())
+        };
+        following.into_iter().find(touched)
+    }
+
+    /// One of `tasks` tasks that together write Σ weight · ΔW x of a single row to those of `outs` that there is a change to.
     pub fn row_task(
         &self,
         (task, tasks): (usize, usize),
@@ -107,12 +130,13 @@ impl<'a, const N: usize> Changes<'a, N> {
         scratch.begin_input();
         let mut own = (0..N).filter(|i| self.touched[*i]).skip(task).step_by(tasks).peekable();
         if let Some(first) = own.peek() {
-            self.expect(*first);
+            self.expect((self.layer, self.group[*first].0), scratch);
         }
         while let Some(i) = own.next() {
             let (kind, linear) = self.group[i];
-            if let Some(next) = own.peek() {
-                self.expect(*next);
+            let next = own.peek().map(|next| (self.layer, self.group[*next].0));
+            if let Some(next) = next.or_else(|| self.after()) {
+                self.expect(next, scratch);
             }
             scratch.begin_output();
             for (bound, weight) in self.adapters.list() {
@@ -122,7 +146,7 @@ impl<'a, const N: usize> Changes<'a, N> {
             }
             // Each task has linears of its own.
             let mut out = outs[i].lock().unwrap_or_else(PoisonError::into_inner);
-            scratch.finish(&mut out, linear.row_order.as_deref());
+            scratch.write(&mut out, linear.row_order.as_deref());
         }
     }
 

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Mutex;
 
 use crate::gguf::Gguf;
-use crate::kernels::{Activations, Compute, dequantize, for_each_chunk, vector};
+use crate::kernels::{Activations, Beside, Compute, dequantize, for_each_chunk, vector};
 
 use super::blocks::{Attention, Mlp, RmsNorm, Rope, Turn};
 use super::changes::{ChangeScratch, Changes};
@@ -194,6 +194,9 @@ impl Decoder {
         let out = &mut out[..rows * self.hidden];
         let (q, k, v) = (&mut q[..rows * q_len], &mut k[..rows * kv_len], &mut v[..rows * kv_len]);
 
+        if rows == 1 {
+            kv.layers[index].expect(start);
+        }
         let project = Projection { gguf, compute, adapters, layer: index, next: &[&attention.o] };
         let group = [(LinearKind::Q, &attention.q), (LinearKind::K, &attention.k), (LinearKind::V, &attention.v)];
         let before = index.checked_sub(1).and_then(|before| self.layers.get(before));
@@ -346,7 +349,8 @@ impl Projection<'_> {
                 let (blocks, mut added) = scratch.row(&group);
                 let tasks = changes.tasks(compute.threads());
                 let slots = added.each_mut().map(|row| Mutex::new(&mut **row));
-                compute.matmul_group_beside(&mut jobs, activations, tasks, &|worker, task| {
+                let beside = Beside { tasks, bytes: changes.row_bytes() / tasks };
+                compute.matmul_group_beside(&mut jobs, activations, beside, &|worker, task| {
                     changes.row_task((task, tasks), &blocks[worker], x, &slots);
                 });
                 add_biases(gguf, &group, &mut outs);

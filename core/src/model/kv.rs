@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use crate::kernels::Aligned;
 use crate::kernels::attention::{BLOCK, CacheFormat, Keys, Q8_GROUP, Values, store_key, store_value};
+use crate::kernels::prefetch;
 
 use super::ModelError;
 use super::blocks::Heads;
@@ -148,6 +149,21 @@ impl KvPlane {
         &mut self.words[first / BLOCK * words..end.div_ceil(BLOCK) * words]
     }
 
+    /// Asks for the lines that the numbers of `position` will be written to.
+    fn expect(&self, position: usize) {
+        let PlaneLayout { role, heads, .. } = self.layout;
+        for head in 0..heads {
+            let record = self.records(head, position / BLOCK * BLOCK);
+            let record = &record[..self.layout.record_words().min(record.len())];
+            let words = record.len() / BLOCK;
+            match role {
+                // One lane of every row.
+                Role::Keys => prefetch(bytemuck::cast_slice(record)),
+                Role::Values => prefetch(bytemuck::cast_slice(&record[position % BLOCK * words..][..words])),
+            }
+        }
+    }
+
     /// The records of one head from `position`, a multiple of [`BLOCK`], on, to the end of its tile at least.
     fn records(&self, head: usize, position: usize) -> &[f32] {
         let from = self.ring.slot(position) / BLOCK * self.layout.block_words() + head * self.layout.record_words();
@@ -173,6 +189,12 @@ impl KvLayer {
         let ring = Ring::new(heads.window, capacity);
         let plane = |role| KvPlane::new(PlaneLayout::new(role, kv, heads.kv, heads.dim), ring);
         Some(Self { k: plane(Role::Keys)?, v: plane(Role::Values)? })
+    }
+
+    /// Says that keys and values of `position` are stored soon.
+    pub(super) fn expect(&self, position: usize) {
+        self.k.expect(position);
+        self.v.expect(position);
     }
 
     /// Positions after the one at `start` that lie together with it, up to `end`.

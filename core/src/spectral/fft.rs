@@ -9,7 +9,7 @@ use realfft::{ComplexToReal, RealFftPlanner, RealToComplex};
 use rustfft::{Fft, FftPlanner};
 
 use super::LaneFft;
-use crate::kernels::half_spectrum::{join, split, turns};
+use crate::kernels::half_spectrum::{join, pack, split, turns};
 
 /// Plans real transforms and keeps them: one length is planned once, whoever asks.
 pub struct Transforms {
@@ -67,7 +67,7 @@ enum Kind {
 impl RealFft {
     fn new(len: usize) -> Self {
         let kind = if len.is_multiple_of(2) {
-            Kind::Even(FftPlanner::new().plan_fft_forward(len / 2), turns(len / 2).into())
+            Kind::Even(FftPlanner::new().plan_fft_inverse(len / 2), turns(len / 2).into())
         } else {
             let mut planner = RealFftPlanner::new();
             Kind::Odd(planner.plan_fft_forward(len), planner.plan_fft_inverse(len))
@@ -89,25 +89,31 @@ impl RealFft {
     /// Complex values of scratch that both directions need.
     pub fn scratch_len(&self) -> usize {
         match &self.kind {
-            Kind::Even(fft, _) => fft.get_outofplace_scratch_len(),
-            Kind::Odd(forward, inverse) => forward.get_scratch_len().max(inverse.get_scratch_len()),
+            Kind::Even(fft, _) => self.len / 2 + fft.get_outofplace_scratch_len(),
+            Kind::Odd(forward, inverse) => {
+                self.len.div_ceil(2) + forward.get_scratch_len().max(inverse.get_scratch_len())
+            }
         }
     }
 
-    /// `spectrum[b] = Σ_q values[q] · e^{−2πi·q·b/len}` for `b ≤ len/2`. Overwrites `values`.
+    /// `spectrum[b] = Σ_q values[q] · e^{−2πi·q·b/len}` for `b ≤ len/2`.
     ///
     /// # Panics
     /// Unless `values` has `len`, `spectrum` has `bins` and `scratch` at least `scratch_len` elements.
-    pub fn spectrum(&self, values: &mut [f32], spectrum: &mut [Complex32], scratch: &mut [Complex32]) {
+    pub fn spectrum(&self, values: &[f32], spectrum: &mut [Complex32], scratch: &mut [Complex32]) {
         self.check(values.len(), spectrum.len());
+        // The libraries' transforms destroy what they read.
+        let (copy, scratch) = scratch.split_at_mut(self.len.div_ceil(2));
         match &self.kind {
             Kind::Even(fft, turns) => {
-                let half = &mut spectrum[..self.len / 2];
-                fft.process_outofplace_with_scratch(bytemuck::cast_slice_mut(values), half, scratch);
+                pack(values, copy);
+                fft.process_outofplace_with_scratch(copy, &mut spectrum[..self.len / 2], scratch);
                 split(turns, spectrum);
             }
             Kind::Odd(forward, _) => {
-                let done = forward.process_with_scratch(values, spectrum, scratch);
+                let copy = &mut bytemuck::cast_slice_mut(copy)[..self.len];
+                copy.copy_from_slice(values);
+                let done = forward.process_with_scratch(copy, spectrum, scratch);
                 assert!(done.is_ok(), "buffers of a real transform of length {}: {done:?}", self.len);
             }
         }
@@ -133,9 +139,6 @@ impl RealFft {
                 join(turns, folded);
                 let half = &mut folded[..self.len / 2];
                 fft.process_outofplace_with_scratch(half, bytemuck::cast_slice_mut(values), scratch);
-                for pair in values.as_chunks_mut::<2>().0 {
-                    pair[1] = -pair[1];
-                }
             }
             Kind::Odd(_, inverse) => {
                 let done = inverse.process_with_scratch(folded, values, scratch);

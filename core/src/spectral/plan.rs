@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::{Entries, Shape, SpectralError};
-use crate::kernels::prefetch;
+use crate::kernels::Ahead;
+use crate::kernels::runs::{Below, Index, Run};
 
 /// Entries prepared for [`transform`](super::transform), shared by all modules and adapters that have them.
 ///
@@ -23,19 +24,12 @@ pub struct Plan {
     order: Box<[u32]>,
 }
 
-/// `targets` output bins with `entries` entries each.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Run {
-    pub targets: usize,
-    pub entries: usize,
-}
-
 /// Output bins that have entries, once in each part that they have any in, and the input bin of each entry, in stored order.
 /// Two bytes do for sides up to 131 070.
 #[derive(Debug)]
 pub(super) enum Bins {
-    Narrow { targets: Box<[u16]>, sources: Box<[u16]> },
-    Wide { targets: Box<[u32]>, sources: Box<[u32]> },
+    Narrow { targets: Below<u16>, sources: Below<u16> },
+    Wide { targets: Below<u32>, sources: Below<u32> },
 }
 
 impl Plan {
@@ -75,24 +69,29 @@ impl Plan {
         }
         let bins = if d1.max(d2) / 2 <= u32::from(u16::MAX) {
             // The test above is that both bins fit.
-            let targets = targets.into_iter().map(|bin| bin as u16).collect();
-            Bins::Narrow { targets, sources: folded.iter().map(|e| e.source as u16).collect() }
+            Bins::Narrow {
+                targets: Below::new(targets.into_iter().map(|bin| bin as u16).collect()),
+                sources: Below::new(folded.iter().map(|e| e.source as u16).collect()),
+            }
         } else {
-            Bins::Wide { targets: targets.into(), sources: folded.iter().map(|e| e.source).collect() }
+            Bins::Wide {
+                targets: Below::new(targets.into()),
+                sources: Below::new(folded.iter().map(|e| e.source).collect()),
+            }
         };
         let order = folded.iter().map(|e| e.number).collect();
         Self { entries, bins, parts: parts.map(Into::into), order }
     }
 
-    /// Asks for the bins: they are about to be read.
-    pub(crate) fn expect(&self) {
-        fn both<B: bytemuck::NoUninit>(targets: &[B], sources: &[B]) {
-            prefetch(bytemuck::cast_slice(sources));
-            prefetch(bytemuck::cast_slice(targets));
+    /// Adds the bins to what will be read soon.
+    pub(crate) fn expect(&self, ahead: &mut Ahead) {
+        fn both<B: Index>(targets: &[B], sources: &[B], ahead: &mut Ahead) {
+            ahead.add(bytemuck::cast_slice(sources));
+            ahead.add(bytemuck::cast_slice(targets));
         }
         match &self.bins {
-            Bins::Narrow { targets, sources } => both(targets, sources),
-            Bins::Wide { targets, sources } => both(targets, sources),
+            Bins::Narrow { targets, sources } => both(targets, sources, ahead),
+            Bins::Wide { targets, sources } => both(targets, sources, ahead),
         }
     }
 

@@ -14,15 +14,29 @@
 //! entry is what both directions do. Several adapters add into one `Z` before a single inverse transform.
 //! Coefficients and gradients are in the plan's stored order. Nothing here allocates.
 //!
-//! One row is not compiled for wide vectors: with those at hand the compiler gathers from eight places in one
+//! The adjoint of one row is not compiled for wide vectors: with those at hand the compiler gathers from eight places in one
 //! instruction, which takes longer than eight loads.
 
 use num_complex::Complex32;
 
 use super::lanes::{LANES, LaneBin, fma};
-use super::plan::{Bins, Run};
+use super::plan::Bins;
 use super::{LaneSpectra, LaneSpectraMut, Plan};
-use crate::kernels::{Widest, widest};
+use crate::kernels::runs::{Index, Runs};
+use crate::kernels::{Ahead, Widest, widest};
+
+/// Runs a loop over the plan's runs, with bins of either width.
+macro_rules! for_runs {
+    ($plan:expr, |$run:ident| $body:block) => {
+        match &$plan.bins {
+            Bins::Narrow { targets, sources } => for_runs!($plan, targets, sources, $run, $body),
+            Bins::Wide { targets, sources } => for_runs!($plan, targets, sources, $run, $body),
+        }
+    };
+    ($plan:expr, $targets:ident, $sources:ident, $run:ident, $body:block) => {
+        for $run in Runs::new(&$plan.parts, $targets, $sources) $body
+    };
+}
 
 /// Adds the spectrum of `ΔWx` to `output`; `alpha` is the adapter's scale times the weight it is mixed in with.
 ///
@@ -32,7 +46,28 @@ use crate::kernels::{Widest, widest};
 /// # Panics
 /// If a slice is shorter than that.
 pub fn apply(plan: &Plan, stored: &[f32], alpha: f64, input: &[Complex32], output: &mut [Complex32]) {
-    apply_row(plan, stored, half_scale(plan, alpha), input, output);
+    apply_ahead(plan, stored, alpha, input, output, Ahead::default());
+}
+
+/// [`apply`], asking for what comes next meanwhile.
+pub(crate) fn apply_ahead(
+    plan: &Plan,
+    stored: &[f32],
+    alpha: f64,
+    input: &[Complex32],
+    output: &mut [Complex32],
+    mut ahead: Ahead,
+) {
+    let scale = half_scale(plan, alpha);
+    match &plan.bins {
+        Bins::Narrow { targets, sources } => {
+            Runs::new(&plan.parts, targets, sources).add(stored, scale, input, output, &mut ahead);
+        }
+        Bins::Wide { targets, sources } => {
+            Runs::new(&plan.parts, targets, sources).add(stored, scale, input, output, &mut ahead);
+        }
+    }
+    ahead.ask(usize::MAX);
 }
 
 /// [`apply`] on the spectra of as many rows as there are lanes.
@@ -92,136 +127,6 @@ fn half_scale(plan: &Plan, alpha: f64) -> f32 {
     (alpha / (2.0 * plan.shape().area() as f64)) as f32
 }
 
-/// Output bins with equally many entries each, all of them keeping or all of them changing the sign of the imaginary part.
-struct RunOf<'a, B> {
-    targets: &'a [B],
-    /// Input bins and coefficients, `entries` for each target.
-    sources: &'a [B],
-    stored: std::ops::Range<usize>,
-    entries: usize,
-    flips: bool,
-}
-
-/// The plan's runs. An iterator, not a callback: the body of the loop over it is compiled with what runs it.
-struct Runs<'a, B> {
-    parts: [std::slice::Iter<'a, Run>; 2],
-    targets: &'a [B],
-    sources: &'a [B],
-    at: usize,
-}
-
-impl<'a, B> Iterator for Runs<'a, B> {
-    type Item = RunOf<'a, B>;
-
-    #[inline(always)]
-    fn next(&mut self) -> Option<Self::Item> {
-        let [keep, flip] = &mut self.parts;
-        let (run, flips) = match keep.next() {
-            Some(run) => (run, false),
-            None => (flip.next()?, true),
-        };
-        let (targets, sources);
-        (targets, self.targets) = self.targets.split_at(run.targets);
-        (sources, self.sources) = self.sources.split_at(run.targets * run.entries);
-        let start = self.at;
-        self.at += sources.len();
-        Some(RunOf { targets, sources, stored: start..self.at, entries: run.entries, flips })
-    }
-}
-
-/// Runs a loop over the plan's runs, with bins of either width.
-macro_rules! for_runs {
-    ($plan:expr, |$run:ident| $body:block) => {
-        match &$plan.bins {
-            Bins::Narrow { targets, sources } => for_runs!($plan, targets, sources, $run, $body),
-            Bins::Wide { targets, sources } => for_runs!($plan, targets, sources, $run, $body),
-        }
-    };
-    ($plan:expr, $targets:ident, $sources:ident, $run:ident, $body:block) => {{
-        let runs = Runs {
-            parts: [$plan.parts[0].iter(), $plan.parts[1].iter()],
-            targets: $targets,
-            sources: $sources,
-            at: 0,
-        };
-        for $run in runs $body
-    }};
-}
-
-/// A bin's index, two or four bytes wide.
-trait Bin: Copy {
-    fn at(self) -> usize;
-}
-
-impl Bin for u16 {
-    #[inline(always)]
-    fn at(self) -> usize {
-        usize::from(self)
-    }
-}
-
-impl Bin for u32 {
-    #[inline(always)]
-    fn at(self) -> usize {
-        self as usize
-    }
-}
-
-/// `value` where the sign is kept, `-value` where it changes.
-#[inline(always)]
-fn signed(flips: bool, value: f32) -> f32 {
-    if flips { -value } else { value }
-}
-
-fn apply_row(plan: &Plan, stored: &[f32], scale: f32, input: &[Complex32], output: &mut [Complex32]) {
-    for_runs!(plan, |run| {
-        match run.entries {
-            1 => run.apply::<1>(stored, scale, input, output),
-            2 => run.apply::<2>(stored, scale, input, output),
-            3 => run.apply::<3>(stored, scale, input, output),
-            4 => run.apply::<4>(stored, scale, input, output),
-            5 => run.apply::<5>(stored, scale, input, output),
-            6 => run.apply::<6>(stored, scale, input, output),
-            7 => run.apply::<7>(stored, scale, input, output),
-            8 => run.apply::<8>(stored, scale, input, output),
-            _ => run.apply_many(stored, scale, input, output),
-        }
-    });
-}
-
-impl<B: Bin> RunOf<'_, B> {
-    /// With the number of entries known, there is no loop over them.
-    #[inline(always)]
-    fn apply<const N: usize>(&self, stored: &[f32], scale: f32, input: &[Complex32], output: &mut [Complex32]) {
-        let stored = &stored[self.stored.clone()];
-        let entries = self.sources.as_chunks::<N>().0.iter().zip(stored.as_chunks::<N>().0);
-        let scale_im = signed(self.flips, scale);
-        for (&target, (sources, stored)) in self.targets.iter().zip(entries) {
-            add_bin(sources, stored, (scale, scale_im), input, &mut output[target.at()]);
-        }
-    }
-
-    #[inline(always)]
-    fn apply_many(&self, stored: &[f32], scale: f32, input: &[Complex32], output: &mut [Complex32]) {
-        let stored = &stored[self.stored.clone()];
-        let entries = self.sources.chunks_exact(self.entries).zip(stored.chunks_exact(self.entries));
-        let scale_im = signed(self.flips, scale);
-        for (&target, (sources, stored)) in self.targets.iter().zip(entries) {
-            add_bin(sources, stored, (scale, scale_im), input, &mut output[target.at()]);
-        }
-    }
-}
-
-#[inline(always)]
-fn add_bin<B: Bin>(sources: &[B], stored: &[f32], scale: (f32, f32), input: &[Complex32], z: &mut Complex32) {
-    let mut sum = Complex32::default();
-    for (&source, &c) in sources.iter().zip(stored) {
-        sum += input[source.at()] * c;
-    }
-    z.re += scale.0 * sum.re;
-    z.im += scale.1 * sum.im;
-}
-
 struct ApplyLanes<'a> {
     plan: &'a Plan,
     stored: &'a [f32],
@@ -238,10 +143,9 @@ impl Widest for ApplyLanes<'_> {
         let Self { plan, stored, scale, input, output } = self;
         let (from, to) = (input.fft.slots(), output.fft.slots());
         for_runs!(plan, |run| {
-            let scale_im = signed(run.flips, scale);
-            let stored = stored[run.stored].chunks_exact(run.entries);
-            for (target, (sources, stored)) in run.targets.iter().zip(run.sources.chunks_exact(run.entries).zip(stored))
-            {
+            let scale_im = run.signed(scale);
+            let stored = stored[run.stored()].chunks_exact(run.entries());
+            for (target, (sources, stored)) in run.targets().iter().zip(run.sources().zip(stored)) {
                 let mut sum = LaneBin::ZERO;
                 for (source, &c) in sources.iter().zip(stored) {
                     let x = &input.bins[from[source.at()] as usize];
@@ -262,10 +166,10 @@ impl Widest for ApplyLanes<'_> {
 
 fn adjoint_row(plan: &Plan, stored: &[f32], scale: f32, upstream: &[Complex32], output: &mut [Complex32]) {
     for_runs!(plan, |run| {
-        let stored = stored[run.stored].chunks_exact(run.entries);
-        for (target, (sources, stored)) in run.targets.iter().zip(run.sources.chunks_exact(run.entries).zip(stored)) {
+        let stored = stored[run.stored()].chunks_exact(run.entries());
+        for (target, (sources, stored)) in run.targets().iter().zip(run.sources().zip(stored)) {
             let g = upstream[target.at()];
-            let g = Complex32::new(scale * g.re, signed(run.flips, scale * g.im));
+            let g = Complex32::new(scale * g.re, run.signed(scale * g.im));
             for (source, &c) in sources.iter().zip(stored) {
                 output[source.at()] += g * c;
             }
@@ -289,10 +193,9 @@ impl Widest for AdjointLanes<'_> {
         let Self { plan, stored, scale, upstream, output } = self;
         let (from, to) = (upstream.fft.slots(), output.fft.slots());
         for_runs!(plan, |run| {
-            let stored = stored[run.stored].chunks_exact(run.entries);
-            for (target, (sources, stored)) in run.targets.iter().zip(run.sources.chunks_exact(run.entries).zip(stored))
-            {
-                let g = scaled_bin(&upstream.bins[from[target.at()] as usize], scale, run.flips);
+            let stored = stored[run.stored()].chunks_exact(run.entries());
+            for (target, (sources, stored)) in run.targets().iter().zip(run.sources().zip(stored)) {
+                let g = scaled_bin(&upstream.bins[from[target.at()] as usize], scale, run.signed(scale));
                 for (source, &c) in sources.iter().zip(stored) {
                     let y = &mut output.bins[to[source.at()] as usize];
                     for l in 0..LANES {
@@ -321,9 +224,9 @@ impl Widest for GradientLanes<'_> {
         let Self { plan, scale, input, upstream, gradient } = self;
         let (of_x, of_g) = (input.fft.slots(), upstream.fft.slots());
         for_runs!(plan, |run| {
-            let out = gradient[run.stored].chunks_exact_mut(run.entries);
-            for (target, (sources, out)) in run.targets.iter().zip(run.sources.chunks_exact(run.entries).zip(out)) {
-                let g = scaled_bin(&upstream.bins[of_g[target.at()] as usize], scale, run.flips);
+            let out = gradient[run.stored()].chunks_exact_mut(run.entries());
+            for (target, (sources, out)) in run.targets().iter().zip(run.sources().zip(out)) {
+                let g = scaled_bin(&upstream.bins[of_g[target.at()] as usize], scale, run.signed(scale));
                 for (source, out) in sources.iter().zip(out) {
                     let x = &input.bins[of_x[source.at()] as usize];
                     *out += total(std::array::from_fn(|l| fma::<F>(g.re[l], x.re[l], g.im[l] * x.im[l])));
@@ -333,13 +236,13 @@ impl Widest for GradientLanes<'_> {
     }
 }
 
-/// A bin times a scale, its imaginary part with the sign changed if the entries do.
+/// A bin, its parts times a scale each.
 #[inline(always)]
-fn scaled_bin(bin: &LaneBin, scale: f32, flips: bool) -> LaneBin {
-    let (mut out, scale_im) = (LaneBin::ZERO, signed(flips, scale));
+fn scaled_bin(bin: &LaneBin, re: f32, im: f32) -> LaneBin {
+    let mut out = LaneBin::ZERO;
     for l in 0..LANES {
-        out.re[l] = scale * bin.re[l];
-        out.im[l] = scale_im * bin.im[l];
+        out.re[l] = re * bin.re[l];
+        out.im[l] = im * bin.im[l];
     }
     out
 }
@@ -359,10 +262,10 @@ fn total(mut lanes: [f32; LANES]) -> f32 {
 
 fn gradient_row(plan: &Plan, scale: f32, input: &[Complex32], upstream: &[Complex32], gradient: &mut [f32]) {
     for_runs!(plan, |run| {
-        let out = gradient[run.stored].chunks_exact_mut(run.entries);
-        for (target, (sources, out)) in run.targets.iter().zip(run.sources.chunks_exact(run.entries).zip(out)) {
+        let out = gradient[run.stored()].chunks_exact_mut(run.entries());
+        for (target, (sources, out)) in run.targets().iter().zip(run.sources().zip(out)) {
             let g = upstream[target.at()];
-            let g = Complex32::new(scale * g.re, signed(run.flips, scale * g.im));
+            let g = Complex32::new(scale * g.re, run.signed(scale * g.im));
             for (source, out) in sources.iter().zip(out) {
                 let x = input[source.at()];
                 *out += g.re * x.re + g.im * x.im;

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use blocks::Rng;
 use timbre::gguf::GgmlType;
 use timbre::kernels::{
-    ActivationType, Activations, Compute, KernelChoice, Matrix, Tier, cpu_features, dequantize, detected_tiers,
+    ActivationType, Activations, Beside, Compute, KernelChoice, Matrix, Tier, cpu_features, dequantize, detected_tiers,
 };
 
 /// Rounding to ±127 · 128 steps of a block's largest magnitude is off by at most half a step.
@@ -242,25 +242,29 @@ fn a_row_does_not_depend_on_its_batch_or_on_threads() {
 fn a_group_is_its_products() {
     for choice @ (tier, activations) in choices() {
         let compute = compute(choice, 2);
-        // More products than one dispatch takes, of different formats and heights.
-        let cases: Vec<Case> = (0..11).map(|i| Case::new(GgmlType::ALL[i], 5 + 40 * i, 256, 3, i as u64)).collect();
-        let x = &cases[0].x;
-        let mut loaded = Activations::with_capacity(&compute, 0, 0);
-        loaded.load(&compute, 3, 256, x);
-        let mut outs: Vec<Vec<f32>> = cases.iter().map(|c| vec![f32::NAN; 3 * c.rows]).collect();
-        let mut jobs: Vec<_> =
-            cases.iter().zip(&mut outs).map(|(case, out)| (case.matrix(), out.as_mut_slice())).collect();
-        // And other work beside them, each piece once.
-        let pieces: [AtomicUsize; 5] = Default::default();
-        compute.matmul_group_beside(&mut jobs, &loaded, pieces.len(), &|worker, i| {
-            assert!(worker < 2);
-            pieces[i].fetch_add(1, Ordering::Relaxed);
-        });
-        assert!(pieces.iter().all(|done| done.load(Ordering::Relaxed) == 1));
-        for (case, out) in cases.iter().zip(outs) {
-            let mut alone = vec![f32::NAN; out.len()];
-            compute.matmul(case.matrix(), &loaded, &mut alone);
-            assert_eq!(out, alone, "{tier} {activations} {}", case.ty);
+        for (batch, bytes) in [(3, 0), (1, 0), (1, 100_000)] {
+            // More products than one dispatch takes, of different formats and heights.
+            let cases: Vec<Case> =
+                (0..11).map(|i| Case::new(GgmlType::ALL[i], 5 + 40 * i, 256, batch, i as u64)).collect();
+            let x = &cases[0].x;
+            let mut loaded = Activations::with_capacity(&compute, 0, 0);
+            loaded.load(&compute, batch, 256, x);
+            let mut outs: Vec<Vec<f32>> = cases.iter().map(|c| vec![f32::NAN; batch * c.rows]).collect();
+            let mut jobs: Vec<_> =
+                cases.iter().zip(&mut outs).map(|(case, out)| (case.matrix(), out.as_mut_slice())).collect();
+            // And other work beside them, each piece once.
+            let pieces: [AtomicUsize; 5] = Default::default();
+            let beside = Beside { tasks: pieces.len(), bytes };
+            compute.matmul_group_beside(&mut jobs, &loaded, beside, &|worker, i| {
+                assert!(worker < 2);
+                pieces[i].fetch_add(1, Ordering::Relaxed);
+            });
+            assert!(pieces.iter().all(|done| done.load(Ordering::Relaxed) == 1));
+            for (case, out) in cases.iter().zip(outs) {
+                let mut alone = vec![f32::NAN; out.len()];
+                compute.matmul(case.matrix(), &loaded, &mut alone);
+                assert_eq!(out, alone, "{tier} {activations} {}", case.ty);
+            }
         }
     }
 }

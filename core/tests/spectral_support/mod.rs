@@ -124,7 +124,7 @@ impl Spectral {
 
 fn spectrum(fft: &RealFft, values: &[f32]) -> Vec<Complex32> {
     let mut spectrum = vec![Complex32::default(); fft.bins()];
-    fft.spectrum(&mut values.to_vec(), &mut spectrum, &mut vec![Complex32::default(); fft.scratch_len()]);
+    fft.spectrum(values, &mut spectrum, &mut vec![Complex32::default(); fft.scratch_len()]);
     spectrum
 }
 

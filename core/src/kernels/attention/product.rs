@@ -9,6 +9,7 @@ use super::lanes::Lanes;
 #[cfg(not(target_arch = "aarch64"))]
 use super::lanes::Portable;
 use super::panels::{BLOCK, CacheFormat, Keys, Q8_GROUP, Values};
+use crate::kernels::prefetch::ask;
 
 #[cfg(target_arch = "aarch64")]
 use super::lanes::Neon;
@@ -20,15 +21,20 @@ use super::lanes::{Avx2, Avx512};
 pub const MAX_ROWS: usize = 6;
 
 /// out\[m, t\] = q\[m\]·k\[t\] for the positions t of the records `blocks`, both counted from the tile's first. `q` is M × dim, `out`
-/// M × [`TILE`], M at most [`MAX_ROWS`].
+/// M × [`TILE`], M at most [`MAX_ROWS`]. As much from the beginning of `next` is asked for meanwhile.
 ///
 /// # Panics
 /// If a length does not fit the others.
-pub fn scores(q: &[f32], keys: &Keys<'_>, blocks: Range<usize>, out: &mut [f32]) {
-    scores_with(Set::detect(), q, keys, blocks, out);
+pub fn scores(q: &[f32], keys: &Keys<'_>, blocks: Range<usize>, out: &mut [f32], next: Option<&Values<'_>>) {
+    scores_with(Set::detect(), q, keys, blocks, out, next.map_or(0, |next| distance(keys.words, next.words)));
 }
 
-fn scores_with(set: Set, q: &[f32], keys: &Keys<'_>, blocks: Range<usize>, out: &mut [f32]) {
+/// Bytes from one cache to another, for requests alone.
+fn distance(from: &[f32], to: &[f32]) -> isize {
+    to.as_ptr().addr().wrapping_sub(from.as_ptr().addr()).cast_signed()
+}
+
+fn scores_with(set: Set, q: &[f32], keys: &Keys<'_>, blocks: Range<usize>, out: &mut [f32], ahead: isize) {
     let (dim, rows) = (keys.dim, out.len() / TILE);
     assert!(rows <= MAX_ROWS && q.len() == rows * dim, "{} queries for {rows} rows of {dim}", q.len());
     assert!(blocks.end <= keys.records() && blocks.end * BLOCK <= TILE, "{blocks:?} of {} blocks", keys.records());
@@ -41,6 +47,7 @@ fn scores_with(set: Set, q: &[f32], keys: &Keys<'_>, blocks: Range<usize>, out: 
         out: out.as_mut_ptr(),
         out_stride: TILE,
         keep: None,
+        ahead,
     };
     let base = keys.words.as_ptr();
     match keys.format {
@@ -58,15 +65,31 @@ fn scores_with(set: Set, q: &[f32], keys: &Keys<'_>, blocks: Range<usize>, out: 
 }
 
 /// out\[m\] = keep\[m\] · out\[m\] + Σ p\[m, t\] · v\[t\] over `positions` t, counted from the tile's first. `p` is M × [`TILE`], `out` M × dim,
-/// `keep` M long and at most [`MAX_ROWS`].
+/// `keep` M long and at most [`MAX_ROWS`]. As many keys from `next` on, if any, are asked for meanwhile.
 ///
 /// # Panics
 /// If a length does not fit the others.
-pub fn mix(p: &[f32], values: &Values<'_>, positions: Range<usize>, keep: &[f32], out: &mut [f32]) {
-    mix_with(Set::detect(), p, values, positions, keep, out);
+pub fn mix(
+    p: &[f32],
+    values: &Values<'_>,
+    positions: Range<usize>,
+    keep: &[f32],
+    out: &mut [f32],
+    next: Option<&Keys<'_>>,
+) {
+    let ahead = next.map_or(0, |next| distance(values.words, next.words));
+    mix_with(Set::detect(), p, values, positions, keep, out, ahead);
 }
 
-fn mix_with(set: Set, p: &[f32], values: &Values<'_>, positions: Range<usize>, keep: &[f32], out: &mut [f32]) {
+fn mix_with(
+    set: Set,
+    p: &[f32],
+    values: &Values<'_>,
+    positions: Range<usize>,
+    keep: &[f32],
+    out: &mut [f32],
+    ahead: isize,
+) {
     let (dim, rows) = (values.dim, keep.len());
     assert!(rows <= MAX_ROWS && p.len() == rows * TILE && out.len() == rows * dim, "{rows} rows of {dim}");
     let held = (values.records() * BLOCK).min(TILE);
@@ -80,6 +103,7 @@ fn mix_with(set: Set, p: &[f32], values: &Values<'_>, positions: Range<usize>, k
         out: out.as_mut_ptr(),
         out_stride: dim,
         keep: Some(keep.as_ptr()),
+        ahead,
     };
     let base = values.words.as_ptr();
     match values.format {
@@ -107,6 +131,8 @@ struct Product {
     out: *mut f32,
     out_stride: usize,
     keep: Option<*const f32>,
+    /// Bytes from what is read of B to what will be read next and is asked for meanwhile; 0 for nothing.
+    ahead: isize,
 }
 
 /// B: rows of panels of 16 lanes.
@@ -119,6 +145,8 @@ trait Source: Copy {
     /// The scale of a run of rows.
     unsafe fn scale<L: Lanes>(self, row: usize, panel: usize) -> L;
     unsafe fn load<L: Lanes>(self, row: usize, panel: usize, scale: L) -> L;
+    /// Where a row of a panel is.
+    fn address(self, row: usize, panel: usize) -> *const u8;
 }
 
 /// Numbers as they are.
@@ -164,9 +192,13 @@ impl<E: Element> Source for Plain<E> {
     }
     #[inline(always)]
     unsafe fn load<L: Lanes>(self, row: usize, panel: usize, _: L) -> L {
-        let at = row / self.record * self.next_record + row % self.record * self.row + panel * self.panel;
         // SAFETY: the row and the panel lie in B.
-        unsafe { E::load(self.base.add(at)) }
+        unsafe { E::load(self.address(row, panel).cast()) }
+    }
+    #[inline(always)]
+    fn address(self, row: usize, panel: usize) -> *const u8 {
+        let at = row / self.record * self.next_record + row % self.record * self.row + panel * self.panel;
+        self.base.wrapping_add(at).cast()
     }
 }
 
@@ -192,7 +224,11 @@ impl Source for Q8Keys {
     #[inline(always)]
     unsafe fn load<L: Lanes>(self, row: usize, panel: usize, scale: L) -> L {
         // SAFETY: the row and the panel lie in B.
-        unsafe { L::load_i8(self.base.add(panel * self.panel + row * BLOCK)).mul(scale) }
+        unsafe { L::load_i8(self.address(row, panel).cast()).mul(scale) }
+    }
+    #[inline(always)]
+    fn address(self, row: usize, panel: usize) -> *const u8 {
+        self.base.wrapping_add(panel * self.panel + row * BLOCK).cast()
     }
 }
 
@@ -218,9 +254,12 @@ impl Source for Q8Values {
     }
     #[inline(always)]
     unsafe fn load<L: Lanes>(self, row: usize, panel: usize, scale: L) -> L {
-        let at = row / BLOCK * self.next_record + row % BLOCK * self.dim + panel * BLOCK;
         // SAFETY: the row and the panel lie in B.
-        unsafe { L::load_i8(self.base.add(at)).mul(scale) }
+        unsafe { L::load_i8(self.address(row, panel).cast()).mul(scale) }
+    }
+    #[inline(always)]
+    fn address(self, row: usize, panel: usize) -> *const u8 {
+        self.base.wrapping_add(row / BLOCK * self.next_record + row % BLOCK * self.dim + panel * BLOCK).cast()
     }
 }
 
@@ -259,6 +298,11 @@ unsafe fn block_body<L: Lanes, S: Source, const M: usize, const P: usize>(
                 let mut b = [L::splat(0.0); P];
                 for p in 0..P {
                     b[p] = source.load(k, panel + p, scales[p]);
+                }
+                if product.ahead != 0 {
+                    for p in 0..P {
+                        ask(source.address(k, panel + p).wrapping_offset(product.ahead));
+                    }
                 }
                 for m in 0..M {
                     let x = L::splat(*a.add(m * product.a_stride + k));
@@ -451,7 +495,7 @@ mod tests {
             for (set, rows) in sets().into_iter().flat_map(|set| (1..=MAX_ROWS).map(move |rows| (set, rows))) {
                 let q: Vec<f32> = (0..rows * DIM).map(value).collect();
                 let mut out = vec![f32::NAN; rows * TILE];
-                scores_with(set, &q, &keys, 1..3, &mut out);
+                scores_with(set, &q, &keys, 1..3, &mut out, 64);
                 for (q, out) in q.chunks_exact(DIM).zip(out.chunks_exact(TILE)) {
                     for t in BLOCK..3 * BLOCK {
                         let want: f64 =
@@ -477,7 +521,7 @@ mod tests {
                     let p: Vec<f32> = (0..rows * TILE).map(value).collect();
                     let keep: Vec<f32> = (0..rows).map(|m| m as f32 * 0.5).collect();
                     let mut out = vec![3.0; rows * DIM];
-                    mix_with(set, &p, &values, positions.clone(), &keep, &mut out);
+                    mix_with(set, &p, &values, positions.clone(), &keep, &mut out, 64);
                     for m in 0..rows {
                         for d in 0..DIM {
                             let of = |t: usize| f64::from(p[m * TILE + t]) * f64::from(element(t, d));
@@ -497,11 +541,11 @@ mod tests {
         let (keys, values) =
             (Keys::new(&words, CacheFormat::F32, 32, 512), Values::new(&words, CacheFormat::F32, 32, 512));
         let refused = |work: &dyn Fn()| std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).is_err();
-        assert!(!refused(&|| scores(&[0.0; 32], &keys, 0..2, &mut [0.0; TILE])));
-        assert!(refused(&|| scores(&[0.0; 32], &keys, 0..3, &mut [0.0; TILE])));
-        assert!(refused(&|| scores(&[0.0; 31], &keys, 0..2, &mut [0.0; TILE])));
-        assert!(!refused(&|| mix(&[0.0; TILE], &values, 0..32, &[1.0], &mut [0.0; 32])));
-        assert!(refused(&|| mix(&[0.0; TILE], &values, 0..33, &[1.0], &mut [0.0; 32])));
-        assert!(refused(&|| mix(&[0.0; TILE], &values, 0..32, &[1.0], &mut [0.0; 31])));
+        assert!(!refused(&|| scores(&[0.0; 32], &keys, 0..2, &mut [0.0; TILE], None)));
+        assert!(refused(&|| scores(&[0.0; 32], &keys, 0..3, &mut [0.0; TILE], None)));
+        assert!(refused(&|| scores(&[0.0; 31], &keys, 0..2, &mut [0.0; TILE], None)));
+        assert!(!refused(&|| mix(&[0.0; TILE], &values, 0..32, &[1.0], &mut [0.0; 32], None)));
+        assert!(refused(&|| mix(&[0.0; TILE], &values, 0..33, &[1.0], &mut [0.0; 32], None)));
+        assert!(refused(&|| mix(&[0.0; TILE], &values, 0..32, &[1.0], &mut [0.0; 31], None)));
     }
 }

@@ -1,5 +1,6 @@
 //! Grouped-query attention over the KV cache, in tiles with a running softmax.
 
+use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::kernels::attention::{BLOCK, MAX_ROWS, Running, TILE, fold_tile, merge, mix, scores};
@@ -113,6 +114,17 @@ impl Turn<'_> {
             rope.apply(out, x.len(), &tables[row * len..][..len]);
         }
     }
+}
+
+/// Rows of queries that attend together.
+#[derive(Clone, Copy)]
+struct Rows<'a> {
+    /// Of the first.
+    position: usize,
+    /// Heads of one KV head, row after row.
+    queries: &'a [f32],
+    /// Whether keys and values are asked for ahead: one row meets each of them once and finds them in memory.
+    expecting: bool,
 }
 
 /// The buffers of attention.
@@ -247,11 +259,11 @@ impl Heads {
         for_each_chunk(pool, [(out, ROWS * width)], |worker, index, [out]| {
             let mut worker = lock(&scratch.workers[worker]);
             let Worker { queries, part, total, part_running, total_running, tile, .. } = &mut *worker;
-            let rows = out.len() / width;
-            let count = rows * self.group();
-            let queries = &mut queries[..count * dim];
-            let (part, total) = (&mut part[..count * padded(dim)], &mut total[..count * padded(dim)]);
-            let (part_running, total_running) = (&mut part_running[..count], &mut total_running[..count]);
+            let count = out.len() / width;
+            let heads = count * self.group();
+            let queries = &mut queries[..heads * dim];
+            let (part, total) = (&mut part[..heads * padded(dim)], &mut total[..heads * padded(dim)]);
+            let (part_running, total_running) = (&mut part_running[..heads], &mut total_running[..heads]);
             for head in 0..self.kv {
                 for (r, queries) in queries.chunks_exact_mut(block).enumerate() {
                     let row = index * ROWS + r;
@@ -260,8 +272,9 @@ impl Heads {
                 total.fill(0.0);
                 total_running.fill(Running::EMPTY);
                 let position = start + index * ROWS;
-                for stripe in self.stripes(position, rows) {
-                    self.fold_stripe(kv, head, stripe, (position, queries), part, part_running, tile);
+                let rows = Rows { position, queries, expecting: false };
+                for stripe in self.stripes(position, count) {
+                    self.fold_stripe(kv, (head, stripe), rows, part, part_running, tile, None);
                     let parts = part_running.iter().zip(part.chunks_exact(padded(dim)));
                     let totals = total_running.iter_mut().zip(total.chunks_exact_mut(padded(dim)));
                     for ((running, part), total) in parts.zip(totals) {
@@ -304,8 +317,12 @@ impl Heads {
             let Worker { part_running, tile, .. } = &mut *worker;
             let (Some(stripe), head) = (stripes.clone().nth(index / self.kv), index % self.kv) else { return };
             let (part, ends) = part.split_at_mut(group * padded(dim));
-            let (queries, running) = (&queries[head * block..][..block], &mut part_running[..group]);
-            self.fold_stripe(kv, head, stripe, (position, queries), part, running, tile);
+            let queries = &queries[head * block..][..block];
+            let running = &mut part_running[..group];
+            // Whoever has this task has most likely the next one too.
+            let after = stripes.clone().nth((index + 1) / self.kv).map(|stripe| ((index + 1) % self.kv, stripe));
+            let rows = Rows { position, queries, expecting: true };
+            self.fold_stripe(kv, (head, stripe), rows, part, running, tile, after);
             for (end, running) in ends.as_chunks_mut::<2>().0.iter_mut().zip(running) {
                 *end = [running.max, running.sum];
             }
@@ -350,48 +367,55 @@ impl Heads {
         }
     }
 
-    /// One stripe of one KV head for some rows, the first at `position`: the weighted values in `part`, the weights' maximum and
-    /// sum in `running`.
+    /// A stripe of a KV head for some rows: the weighted values in `part`, the weights' maximum and sum in `running`. `after` is
+    /// the head and stripe that come next.
     #[allow(clippy::too_many_arguments)]
     fn fold_stripe(
         &self,
         kv: &KvLayer,
-        head: usize,
-        stripe: usize,
-        (position, queries): (usize, &[f32]),
+        (head, stripe): (usize, usize),
+        rows: Rows<'_>,
         part: &mut [f32],
         running: &mut [Running],
         scratch: &mut [f32],
+        after: Option<(usize, usize)>,
     ) {
         part.fill(0.0);
         running.fill(Running::EMPTY);
-        let seen = self.window.first(position)..position + running.len().div_ceil(self.group());
-        let first_span = seen.start / SPAN;
-        let first_span = first_span + (stripe + STRIPES - first_span % STRIPES) % STRIPES;
-        for span in (first_span..seen.end.div_ceil(SPAN)).step_by(STRIPES) {
-            for tile in (span * SPAN..(span + 1) * SPAN).step_by(TILE) {
-                if tile < seen.end && tile + TILE > seen.start {
-                    self.fold_tile(kv, head, tile, (position, queries), part, running, scratch);
-                }
-            }
+        let seen = self.window.first(rows.position)..rows.position + running.len().div_ceil(self.group());
+        let mut tiles = self.tiles(seen.clone(), stripe).peekable();
+        while let Some(tile) = tiles.next() {
+            let in_another = || after.and_then(|(head, stripe)| Some((head, self.tiles(seen.clone(), stripe).next()?)));
+            let next = tiles.peek().map(|tile| (head, *tile)).or_else(in_another);
+            self.fold_tile(kv, (head, tile), rows, part, running, scratch, next);
         }
     }
 
-    /// One tile, of positions from `from` on, of the same; a few queries at a time, so that their scores stay in the first-level
-    /// cache.
+    /// The first positions of a stripe's tiles that any of the positions `seen` lies in.
+    fn tiles(&self, seen: Range<usize>, stripe: usize) -> impl Iterator<Item = usize> {
+        let first_span = seen.start / SPAN;
+        let first_span = first_span + (stripe + STRIPES - first_span % STRIPES) % STRIPES;
+        let spans = (first_span..seen.end.div_ceil(SPAN)).step_by(STRIPES);
+        let tiles = spans.flat_map(|span| (span * SPAN..(span + 1) * SPAN).step_by(TILE));
+        tiles.filter(move |tile| *tile < seen.end && tile + TILE > seen.start)
+    }
+
+    /// A tile of a KV head, of positions from `from` on, of the same; a few queries at a time, so that their scores stay in the
+    /// first-level cache. `next` is the tile that comes next.
     #[allow(clippy::too_many_arguments)]
     fn fold_tile(
         &self,
         kv: &KvLayer,
-        head: usize,
-        from: usize,
-        (position, queries): (usize, &[f32]),
+        (head, from): (usize, usize),
+        Rows { position, queries, expecting }: Rows<'_>,
         part: &mut [f32],
         running: &mut [Running],
         scratch: &mut [f32],
+        next: Option<(usize, usize)>,
     ) {
         let (dim, group) = (self.dim, self.group());
         let (keys, values) = (kv.keys(head, from), kv.values(head, from));
+        let next = next.filter(|_| expecting).map(|(head, from)| kv.keys(head, from));
         let queries = queries.chunks(MAX_ROWS * dim).zip(running.chunks_mut(MAX_ROWS));
         for (i, ((queries, running), part)) in queries.zip(part.chunks_mut(MAX_ROWS * padded(dim))).enumerate() {
             let rows = running.len();
@@ -407,13 +431,13 @@ impl Heads {
                 continue;
             }
             let tile = &mut scratch[..rows * TILE];
-            scores(queries, &keys, any.start / BLOCK..any.end.div_ceil(BLOCK), tile);
+            scores(queries, &keys, any.start / BLOCK..any.end.div_ceil(BLOCK), tile, expecting.then_some(&values));
             if let Some(cap) = self.soft_cap {
                 vector::soft_cap(tile, cap);
             }
             let mut keep = [0.0; MAX_ROWS];
             fold_tile(tile, &visible[..rows], running, &mut keep);
-            mix(tile, &values, any, &keep[..rows], part);
+            mix(tile, &values, any, &keep[..rows], part, next.as_ref());
         }
     }
 

@@ -1,0 +1,139 @@
+//! Entries of a sparse spectrum, sorted into runs that a loop can go through without deciding anything.
+//!
+//! An entry takes one bin of a source, a factor of it, to one bin of a target. [`Runs`] go through them target by target, those
+//! with equally many entries together. [`Runs::add`] is the loop over one row.
+
+mod row;
+
+use std::ops::{Deref, Range};
+
+/// A bin's index, two or four bytes wide.
+pub trait Index: bytemuck::NoUninit {
+    /// The index.
+    fn at(self) -> usize;
+}
+
+impl Index for u16 {
+    #[inline(always)]
+    fn at(self) -> usize {
+        usize::from(self)
+    }
+}
+
+impl Index for u32 {
+    #[inline(always)]
+    fn at(self) -> usize {
+        self as usize
+    }
+}
+
+/// Indices that are all below a bound, known once so that it need not be checked at each use.
+#[derive(Debug)]
+pub struct Below<B> {
+    indices: Box<[B]>,
+    bound: usize,
+}
+
+impl<B: Index> Below<B> {
+    /// The indices, and one more than the largest.
+    pub fn new(indices: Box<[B]>) -> Self {
+        let bound = indices.iter().map(|index| index.at() + 1).max().unwrap_or(0);
+        Self { indices, bound }
+    }
+}
+
+impl<B> Deref for Below<B> {
+    type Target = [B];
+
+    fn deref(&self) -> &[B] {
+        &self.indices
+    }
+}
+
+/// `targets` bins with `entries` entries each.
+#[derive(Debug, Clone, Copy)]
+pub struct Run {
+    /// Bins.
+    pub targets: usize,
+    /// Entries of each.
+    pub entries: usize,
+}
+
+/// Goes through runs: first those whose entries keep the sign of the imaginary part, then those that change it. An iterator, not a callback:
+/// the body of the loop over it is compiled with what runs it.
+pub struct Runs<'a, B> {
+    parts: [std::slice::Iter<'a, Run>; 2],
+    targets: &'a [B],
+    sources: &'a [B],
+    /// One more than the largest target, and source.
+    bounds: [usize; 2],
+    at: usize,
+}
+
+impl<'a, B> Runs<'a, B> {
+    /// The `parts` of entries from `sources` to `targets`, one of these for each target of a run, of those one for each entry.
+    pub fn new(parts: &'a [Box<[Run]>; 2], targets: &'a Below<B>, sources: &'a Below<B>) -> Self {
+        let bounds = [targets.bound, sources.bound];
+        Self { parts: parts.each_ref().map(|runs| runs.iter()), targets, sources, bounds, at: 0 }
+    }
+}
+
+impl<'a, B> Iterator for Runs<'a, B> {
+    type Item = RunOf<'a, B>;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<Self::Item> {
+        let [keep, flip] = &mut self.parts;
+        let (run, flips) = match keep.next() {
+            Some(run) => (run, false),
+            None => (flip.next()?, true),
+        };
+        let (targets, sources);
+        (targets, self.targets) = self.targets.split_at(run.targets);
+        (sources, self.sources) = self.sources.split_at(run.targets * run.entries);
+        let start = self.at;
+        self.at += sources.len();
+        Some(RunOf { targets, sources, stored: start..self.at, entries: run.entries, flips })
+    }
+}
+
+/// Targets with equally many entries each, all of them keeping or all of them changing the sign of the imaginary part.
+pub struct RunOf<'a, B> {
+    targets: &'a [B],
+    sources: &'a [B],
+    stored: Range<usize>,
+    entries: usize,
+    flips: bool,
+}
+
+impl<'a, B> RunOf<'a, B> {
+    /// The bins that are added to.
+    #[inline(always)]
+    pub fn targets(&self) -> &'a [B] {
+        self.targets
+    }
+
+    /// The bins of each target's entries.
+    #[inline(always)]
+    pub fn sources(&self) -> std::slice::ChunksExact<'a, B> {
+        self.sources.chunks_exact(self.entries)
+    }
+
+    /// Entries of each target.
+    #[inline(always)]
+    pub fn entries(&self) -> usize {
+        self.entries
+    }
+
+    /// Where the entries' factors are among all.
+    #[inline(always)]
+    pub fn stored(&self) -> Range<usize> {
+        self.stored.clone()
+    }
+
+    /// `value` where the sign is kept, `-value` where it changes.
+    #[inline(always)]
+    pub fn signed(&self, value: f32) -> f32 {
+        if self.flips { -value } else { value }
+    }
+}
