@@ -1,5 +1,7 @@
 //! `timbre bench`: prefill and decode rates, load, swap and memory of one model on this machine.
 
+mod turns;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,6 +13,7 @@ use timbre::session::{CancelHandle, DeviceMemory, Session, SwapPolicy};
 
 use crate::args::{ModelArgs, WeightedPath};
 use crate::output::{self, Outcome};
+use turns::AdapterCost;
 
 /// Measure prefill and decode rates, load and swap times and memory
 #[derive(Args)]
@@ -32,6 +35,9 @@ pub struct Bench {
     /// Repetitions counted, after one that is not
     #[arg(short, long = "repetitions", value_name = "N", default_value_t = 5, value_parser = positive)]
     repetitions: usize,
+    /// Measure what the adapter costs too, by turns with a session without it: so many tokens of each, and prompts
+    #[arg(long, value_name = "TOKENS", requires = "adapter", value_parser = positive)]
+    turns: Option<usize>,
     /// Measure this machine's read bandwidth and int8 rate too, and the shares of them that are reached (takes a second)
     #[arg(long)]
     ceilings: bool,
@@ -90,6 +96,8 @@ struct Report {
     ttft_ms: f64,
     adapter_load_us: Option<f64>,
     swap_us: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    adapter_cost: Option<AdapterCost>,
     pp: Rate,
     tg: Rate,
     memory: Option<Memory>,
@@ -223,7 +231,8 @@ impl Bench {
             _ => None,
         };
         let (pp, tg) = (Rate::new(self.prompt, &prefills), Rate::new(self.generate, &decodes));
-        // After memory, for this takes a buffer of its own.
+        // After memory, for these take a session and a buffer of their own.
+        let adapter_cost = self.turns.map(|turns| self.cost(&model, &mut session, &prompt, turns)).transpose()?;
         let ceilings = self.ceilings.then(|| Ceilings::measure(&model, &pp, &tg));
         let report = Report {
             model: model.info().name,
@@ -237,6 +246,7 @@ impl Bench {
             ttft_ms: us(&prefills) / 1e3,
             adapter_load_us,
             swap_us,
+            adapter_cost,
             pp,
             tg,
             memory,
@@ -247,6 +257,12 @@ impl Bench {
             ceilings,
         };
         if self.json { output::json(&report) } else { report.print() }
+    }
+
+    /// What the adapter of `session` costs.
+    fn cost(&self, model: &Arc<Model>, session: &mut Session, prompt: &[u32], turns: usize) -> Outcome<AdapterCost> {
+        let mut without = self.model.run.session(model, ActiveAdapters::none())?;
+        AdapterCost::measure([&mut without, session], prompt, self.generate, turns)
     }
 
     /// The adapter, its weight, and how long each of several loads took.
@@ -297,9 +313,16 @@ fn decode(session: &mut Session, prompt: &[u32], n: usize) -> Outcome<Duration> 
     session.logits(&cancel)?;
     let begin = Instant::now();
     for i in 0..n {
-        session.push(&[prompt[(i + 1) % prompt.len()]]);
-        session.logits(&cancel)?;
+        step(session, prompt[(i + 1) % prompt.len()])?;
     }
+    Ok(begin.elapsed())
+}
+
+/// Time of a single token after those before.
+fn step(session: &mut Session, token: u32) -> Outcome<Duration> {
+    let begin = Instant::now();
+    session.push(&[token]);
+    session.logits(&CancelHandle::default())?;
     Ok(begin.elapsed())
 }
 
@@ -320,6 +343,9 @@ impl Report {
         output::line(&format!("ttft     {:.1} ms", self.ttft_ms))?;
         if let (Some(adapter), Some(load), Some(swap)) = (&self.adapter, self.adapter_load_us, self.swap_us) {
             output::line(&format!("adapter  {adapter}: loads in {load:.0} µs, swaps in {swap:.1} µs"))?;
+        }
+        if let Some(cost) = &self.adapter_cost {
+            output::line(&format!("costs    {}", cost.describe()))?;
         }
         for path in &self.adapter_paths {
             output::line(&format!("applied  {path}"))?;

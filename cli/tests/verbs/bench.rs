@@ -69,6 +69,34 @@ fn one_object_with_the_agreed_keys() {
 }
 
 #[test]
+fn what_an_adapter_costs_by_turns() {
+    let (model, devil) = (smollm2(), adapter("devil"));
+    let args = ["bench", "--model", &model, "-p", "8", "-g", "4", "-r", "1", "-t", "1", "--turns", "10"];
+    let with = [&args[..], &["--adapter", &devil]].concat();
+    let report = timbre(&[&with[..], &["--json"]].concat()).json();
+    let cost = &report["adapter_cost"];
+    let expected = [
+        "tokens",
+        "token_us",
+        "token_more_us",
+        "token_share",
+        "prompts",
+        "prompt_us",
+        "prompt_more_us",
+        "prompt_share",
+    ];
+    assert_eq!(keys(cost), expected);
+    assert_eq!((cost["tokens"].as_u64(), cost["prompts"].as_u64()), (Some(10), Some(1)));
+    for kind in ["token", "prompt"] {
+        let number = |what: &str| cost[format!("{kind}_{what}")].as_f64().unwrap();
+        assert!(number("us") > 0.0);
+        assert!((number("more_us") / number("us") - number("share")).abs() < 1e-9);
+    }
+    assert!(timbre(&with).ok().out.contains("costs    "));
+    timbre(&args).fails(2, "--adapter");
+}
+
+#[test]
 fn ceilings_on_request() {
     let model = smollm2();
     let args = ["bench", "--model", &model, "-p", "8", "-g", "4", "-r", "1", "-t", "2", "--ceilings"];
