@@ -13,7 +13,7 @@ use crate::gguf::GgmlType;
 /// Weight rows handed to a kernel at a time: with a tile of activation rows they stay in the first-level cache, so that
 /// a batch reads each of them from memory once.
 const PANEL_ROWS: usize = 32;
-/// Tasks per thread and job, so that a thread that was held up leaves its share to the others.
+/// Tasks, or for one row of activations stretches of them, per thread and job, so that a thread that was held up leaves its share to the others.
 const TASKS_PER_THREAD: usize = 4;
 /// Least work of a task in weight bytes times activation rows: about a microsecond.
 const TASK_BYTES: usize = 16 << 10;
@@ -136,8 +136,7 @@ impl Compute {
             let jobs = || group.iter().flatten();
             // A task beside the products stands for as many of theirs as take the same time, so that shares are fair.
             let unit = jobs().map(Job::task_bytes).max().unwrap_or(1).max(1);
-            let each = (beside.bytes + unit / 2) / unit;
-            let each = each.max(1);
+            let each = ((beside.bytes + unit / 2) / unit).max(1);
             let before = left * each;
             let tasks = before + jobs().map(Job::tasks).sum::<usize>();
             let run = |worker: usize, range: Range<usize>| {
@@ -220,10 +219,13 @@ impl Cut {
     fn new(compute: &Compute, w: &Matrix<'_>, batch: usize) -> Self {
         let (threads, rows) = (compute.threads(), w.rows());
         let row_work = w.row_bytes().saturating_mul(batch).max(1);
-        // One row's products are taken several tasks at a time; small ones divide well between threads that have other work too.
-        let per_thread = if batch == 1 { usize::MAX / threads } else { TASKS_PER_THREAD };
         let each = |rows: usize, work: usize, multiple: usize| {
-            let share = if threads == 1 { rows } else { rows.div_ceil(threads * per_thread) };
+            let share = match (threads, batch) {
+                (1, _) => rows,
+                // Taken several at a time; small ones divide well between threads that have other work too.
+                (_, 1) => 1,
+                _ => rows.div_ceil(threads * TASKS_PER_THREAD),
+            };
             share.max(TASK_BYTES.div_ceil(work)).next_multiple_of(multiple)
         };
         // Multiples that keep two tasks off the same cache line of the output.
