@@ -18,9 +18,11 @@ impl<B: Index> Runs<'_, B> {
     /// If a bin lies outside `x` or `z`, or there are not as many factors in `stored` as entries.
     #[inline]
     pub fn add(self, stored: &[f32], scale: f32, x: &[Complex32], z: &mut [Complex32], ahead: &mut Ahead) {
+        let [target, source] = self.bounds;
+        assert!(target <= z.len() && source <= x.len(), "bins of a spectrum");
         #[cfg(target_arch = "x86_64")]
         if is_x86_feature_detected!("avx") && is_x86_feature_detected!("fma") {
-            // SAFETY: the CPU has both.
+            // SAFETY: the CPU has both, and all bins are inside the spectra.
             return unsafe { wide::add(self, stored, scale, x, z, ahead) };
         }
         for run in self {
@@ -79,8 +81,10 @@ mod wide {
 
     use super::*;
 
+    /// # Safety
+    /// Targets are inside `z` and sources inside `x`.
     #[target_feature(enable = "avx,fma")]
-    pub(super) fn add<B: Index>(
+    pub(super) unsafe fn add<B: Index>(
         runs: Runs<'_, B>,
         stored: &[f32],
         scale: f32,
@@ -88,11 +92,9 @@ mod wide {
         z: &mut [Complex32],
         ahead: &mut Ahead,
     ) {
-        let [target, source] = runs.bounds;
-        assert!(target <= z.len() && source <= x.len(), "bins of a spectrum");
         for run in runs {
             assert!(run.stored.end <= stored.len(), "factors of a spectrum");
-            // SAFETY: all bins are below the bounds, and the factors are there.
+            // SAFETY: the caller's promise, and the factors are there.
             let first = unsafe {
                 match run.entries {
                     1 => run.twos::<1>(stored, scale, x, z, ahead),
