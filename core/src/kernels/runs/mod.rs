@@ -8,19 +8,24 @@ mod row;
 use std::ops::{Deref, Range};
 
 /// A bin's index, two or four bytes wide.
-pub trait Index: bytemuck::NoUninit {
+///
+/// # Safety
+/// [`at`](Self::at) gives the same for the same value each time: [`Below`] looks once, and loops rely on what it saw.
+pub unsafe trait Index: bytemuck::NoUninit {
     /// The index.
     fn at(self) -> usize;
 }
 
-impl Index for u16 {
+// SAFETY: the number itself.
+unsafe impl Index for u16 {
     #[inline(always)]
     fn at(self) -> usize {
         usize::from(self)
     }
 }
 
-impl Index for u32 {
+// SAFETY: the number itself.
+unsafe impl Index for u32 {
     #[inline(always)]
     fn at(self) -> usize {
         self as usize
