@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::spectral::transform::Held;
 use crate::spectral::{LANES, LaneBin, LaneFft, LaneSpectra, LaneSpectraMut, Transforms};
 
 use super::{DeltaScratch, RowOrder, Side};
@@ -77,7 +78,7 @@ impl DeltaBlock {
     }
 
     /// The spectra of `rows` (row-major, `cols` columns), transformed unless they were since the last `begin_input` or
-    /// `begin_upstream`, and the output's, of `len` values, to add to. `None` if either length has no transform for blocks.
+    /// `begin_upstream`, and the output's, of `len` values, to write or to add to. `None` if either length has no transform for blocks.
     ///
     /// # Panics
     /// If something was added to an output of another length since the last `begin_output`, or there are not 1 to
@@ -88,7 +89,7 @@ impl DeltaBlock {
         rows: &[f32],
         cols: usize,
         len: usize,
-    ) -> Option<(LaneSpectra<'_>, LaneSpectraMut<'_>)> {
+    ) -> Option<(LaneSpectra<'_>, LaneSpectraMut<'_>, Held)> {
         let (from, to) = (self.plan(cols)?, self.plan(len)?);
         let Self { input, upstream, output, .. } = self;
         let source = match side {
@@ -96,13 +97,13 @@ impl DeltaBlock {
             Side::Upstream => upstream,
         };
         source.transform(from, rows);
-        if output.fft.is_none() {
-            output.bins[..to.bins()].fill(LaneBin::ZERO);
+        let held = if output.fft.is_none() { Held::Nothing } else { Held::Sum };
+        if held == Held::Nothing {
             output.fft = Some(to);
         }
         assert!(output.is_of(len), "changes to one output differ in length");
         let to = output.fft.as_deref()?;
-        Some((source.get()?, LaneSpectraMut { fft: to, bins: &mut output.bins[..to.bins()] }))
+        Some((source.get()?, LaneSpectraMut { fft: to, bins: &mut output.bins[..to.bins()] }, held))
     }
 
     /// The spectra of inputs `x` and of gradients `g` (row-major, `cols` and `len` columns), each transformed unless it was

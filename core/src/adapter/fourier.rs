@@ -9,9 +9,6 @@ use super::{Delta, DeltaBlock, DeltaScratch, Side};
 /// Bytes of weights multiplied in the time of an entry, as measured.
 const BYTES_AN_ENTRY: usize = 12;
 
-/// Requests of lines that a CPU has under way without waiting.
-const REQUESTS: usize = 24;
-
 /// `ΔW = α · Re(IDFT2(F))` with `n` coefficients at the positions of a shared [`Plan`]. Immutable.
 ///
 /// Costs its coefficients; the plan is shared by every module with the same entries.
@@ -113,18 +110,15 @@ impl Delta for FourierDelta {
 
     fn apply(&self, weight: f32, x: &[f32], scratch: &mut DeltaScratch) {
         assert_eq!(x.len(), self.shape().cols(), "inputs of a {} module", self.shape());
-        let mut ahead = std::mem::take(&mut scratch.ahead);
-        ahead.ask(REQUESTS);
-        let (input, output) = scratch.spectra(Side::Input, x, self.shape().rows());
-        ahead.ask(REQUESTS);
-        transform::apply_ahead(&self.plan, &self.stored, self.scaled(weight), input, output, ahead);
+        let (input, output, held, ahead) = scratch.spectra(Side::Input, x, self.shape().rows());
+        transform::apply_ahead(&self.plan, &self.stored, self.scaled(weight), input, output, held, ahead);
     }
 
     fn apply_rows(&self, weight: f32, x: &[f32], block: &mut DeltaBlock) {
         let (d1, d2) = (self.shape().rows(), self.shape().cols());
         match block.spectra(Side::Input, x, d2, d1) {
-            Some((input, output)) => {
-                transform::apply_lanes(&self.plan, &self.stored, self.scaled(weight), input, output);
+            Some((input, output, held)) => {
+                transform::apply_lanes(&self.plan, &self.stored, self.scaled(weight), input, output, held);
             }
             None => block.each_row(x, d2, d1, |x, scratch| self.apply(weight, x, scratch)),
         }
@@ -132,8 +126,8 @@ impl Delta for FourierDelta {
 
     fn adjoint(&self, weight: f32, g: &[f32], scratch: &mut DeltaScratch) {
         assert_eq!(g.len(), self.shape().rows(), "outputs of a {} module", self.shape());
-        let (upstream, output) = scratch.spectra(Side::Upstream, g, self.shape().cols());
-        transform::adjoint(&self.plan, &self.stored, self.scaled(weight), upstream, output);
+        let (upstream, output, held, _) = scratch.spectra(Side::Upstream, g, self.shape().cols());
+        transform::adjoint(&self.plan, &self.stored, self.scaled(weight), upstream, output, held);
     }
 
     fn gradient(&self, weight: f32, x: &[f32], g: &[f32], gradient: &mut [f32], scratch: &mut DeltaScratch) {
@@ -147,8 +141,8 @@ impl Delta for FourierDelta {
     fn adjoint_rows(&self, weight: f32, g: &[f32], block: &mut DeltaBlock) {
         let (d1, d2) = (self.shape().rows(), self.shape().cols());
         match block.spectra(Side::Upstream, g, d1, d2) {
-            Some((upstream, output)) => {
-                transform::adjoint_lanes(&self.plan, &self.stored, self.scaled(weight), upstream, output);
+            Some((upstream, output, held)) => {
+                transform::adjoint_lanes(&self.plan, &self.stored, self.scaled(weight), upstream, output, held);
             }
             None => block.each_row(g, d1, d2, |g, scratch| self.adjoint(weight, g, scratch)),
         }

@@ -2,10 +2,14 @@
 
 use std::sync::Arc;
 
-use crate::kernels::Ahead;
+use crate::kernels::{Ahead, Span};
+use crate::spectral::transform::Held;
 use crate::spectral::{Complex32, RealFft, Transforms};
 
 use super::RowOrder;
+
+/// Lines of what comes next that are asked for before and after each transform: a CPU has room for few more.
+const LINES: usize = 16;
 
 /// Which row of activations a spectrum is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,11 +36,11 @@ pub struct DeltaScratch {
     output: Spectrum,
     dense: Vec<f32>,
     dense_len: usize,
-    /// What the changes after the next one read.
+    /// What is read after the next change.
     pub(super) ahead: Ahead,
 }
 
-/// A half spectrum and the length of the row it is of; 0 while it is of none.
+/// A half spectrum, of inputs also its conjugate, and the length of the row it is of; 0 while it is of none.
 #[derive(Debug, Default)]
 struct Spectrum {
     bins: Vec<Complex32>,
@@ -74,23 +78,32 @@ impl DeltaScratch {
         self.upstream.len = 0;
     }
 
+    /// Forgets what was [expected](super::Delta::expect), and says which two streams are read after all that will be.
+    pub(crate) fn expect_before(&mut self, streams: [Span; 2]) {
+        self.ahead = Ahead::before(streams);
+    }
+
     /// Starts an empty output.
     pub fn begin_output(&mut self) {
         self.output.len = 0;
         self.dense_len = 0;
     }
 
-    /// The half spectrum of `values`, transformed unless it was since the last `begin_input` or `begin_upstream`, and
-    /// the output's, of `len` values, to add to.
+    /// The half spectrum of `values` and its conjugate, transformed unless it was since the last `begin_input` or `begin_upstream`,
+    /// and the output's, of `len` values, to write or to add to; and what to ask for meanwhile.
     ///
     /// # Panics
     /// If something was added to an output of another length since the last `begin_output`.
-    pub fn spectra(&mut self, side: Side, values: &[f32], len: usize) -> (&[Complex32], &mut [Complex32]) {
+    pub fn spectra(
+        &mut self,
+        side: Side,
+        values: &[f32],
+        len: usize,
+    ) -> (&[Complex32], &mut [Complex32], Held, &mut Ahead) {
         self.transform(side, values);
-        if self.output.len == 0 {
-            let fft = self.plan(len);
-            let bins = self.planned[fft].bins();
-            self.output.bins[..bins].fill(Complex32::default());
+        let held = if self.output.len == 0 { Held::Nothing } else { Held::Sum };
+        if held == Held::Nothing {
+            self.plan(len);
             self.output.len = len;
         }
         assert_eq!(self.output.len, len, "changes to one output differ in length");
@@ -98,14 +111,14 @@ impl DeltaScratch {
             Side::Input => &self.input,
             Side::Upstream => &self.upstream,
         };
-        (source.half(), &mut self.output.bins[..len / 2 + 1])
+        (source.with_conjugate(), &mut self.output.bins[..len / 2 + 1], held, &mut self.ahead)
     }
 
-    /// The half spectra of x and g, each transformed unless it was already.
+    /// The half spectra of x and g and their conjugates, each transformed unless it was already.
     pub fn input_and_upstream(&mut self, x: &[f32], g: &[f32]) -> (&[Complex32], &[Complex32]) {
         self.transform(Side::Input, x);
         self.transform(Side::Upstream, g);
-        (self.input.half(), self.upstream.half())
+        (self.input.with_conjugate(), self.upstream.with_conjugate())
     }
 
     /// A row of `len` values that `finish` adds to the output as it is, zero after `begin_output`.
@@ -150,6 +163,7 @@ impl DeltaScratch {
             let fft = self.plan(self.output.len);
             let fft = &self.planned[fft];
             let bins = &mut self.output.bins[..fft.bins()];
+            self.ahead.ask(LINES);
             match order {
                 None => fft.twice_real(bins, y, &mut self.work),
                 Some(order) => {
@@ -158,6 +172,7 @@ impl DeltaScratch {
                     order.place(values, y);
                 }
             }
+            self.ahead.ask(LINES);
         } else {
             y.fill(0.0);
         }
@@ -187,7 +202,9 @@ impl DeltaScratch {
             Side::Input => &mut self.input,
             Side::Upstream => &mut self.upstream,
         };
-        fft.spectrum(values, &mut target.bins[..fft.bins()], &mut self.work);
+        self.ahead.ask(LINES);
+        fft.with_conjugate(values, &mut target.bins[..2 * fft.bins()], &mut self.work);
+        self.ahead.ask(LINES);
         target.len = values.len();
     }
 
@@ -201,7 +218,7 @@ impl DeltaScratch {
         grow(&mut self.dense, len);
         grow(&mut self.work, fft.scratch_len());
         for spectrum in [&mut self.input, &mut self.upstream, &mut self.output] {
-            grow(&mut spectrum.bins, fft.bins());
+            grow(&mut spectrum.bins, 2 * fft.bins());
         }
         self.planned.push(fft);
         self.planned.len() - 1
@@ -209,8 +226,8 @@ impl DeltaScratch {
 }
 
 impl Spectrum {
-    fn half(&self) -> &[Complex32] {
-        &self.bins[..self.len / 2 + 1]
+    fn with_conjugate(&self) -> &[Complex32] {
+        &self.bins[..2 * (self.len / 2 + 1)]
     }
 }
 

@@ -19,6 +19,8 @@ const TASKS_PER_THREAD: usize = 4;
 const TASK_BYTES: usize = 16 << 10;
 /// Bytes that a worker fetches of its share of the products to come, at most: a part of a second-level cache.
 const AHEAD: usize = 128 << 10;
+/// Bytes of each of two streams that are worth asking for before a product.
+const BEGINNING: usize = 48 << 10;
 /// Jobs of a group dispatched together.
 const GROUP_JOBS: usize = 8;
 
@@ -160,6 +162,14 @@ impl Compute {
             }
             left = 0;
         }
+    }
+
+    /// What the calling thread reads first of a product with a single row of activations, in two streams: for whatever it does just before
+    /// to ask for.
+    pub fn begins_with(&self, w: &Matrix<'_>) -> [Span; 2] {
+        let cut = Cut::new(self, w, 1);
+        let own = self.pool.share(0, cut.tasks());
+        cut.parts(own).map(|rows| Span::of(w.row_range(rows.start, rows.end)).first(BEGINNING))
     }
 
     /// The products with a single row of activations that come after those given next: threads that wait meanwhile fetch the first of

@@ -40,6 +40,22 @@ multiversion! {
     pack, pack_body(row: &[f32], halves: &mut [Complex32])
 }
 
+#[inline(always)]
+fn conjugate_to_body<const FUSED: bool>(from: &[Complex32], to: &mut [Complex32]) {
+    assert_eq!(from.len(), to.len(), "bins and conjugates");
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = from.conj();
+    }
+}
+
+multiversion! {
+    /// The conjugate of each bin.
+    ///
+    /// # Panics
+    /// Unless there are as many of both.
+    conjugate_to, conjugate_to_body(from: &[Complex32], to: &mut [Complex32])
+}
+
 /// Makes X, m + 1 bins, of the W that the first m of `bins` hold.
 ///
 /// # Panics

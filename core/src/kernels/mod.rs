@@ -47,7 +47,7 @@ pub use lane_bin::LaneBin;
 pub use matrix::Matrix;
 pub use parallel::{for_each_chunk, for_each_span};
 pub use pool::Pool;
-pub(crate) use prefetch::{Ahead, prefetch};
+pub(crate) use prefetch::{Ahead, Span, prefetch};
 pub use tier::{KernelChoice, Tier, cpu_features, detected_tiers};
 pub use transpose::{LANES, add_turned, turn};
 pub use transposed::TransposedScratch;

@@ -72,7 +72,7 @@ impl Span {
     }
 }
 
-/// What will be read soon, to be asked for line by line among other work: a thread that asks for many lines at once waits for
+/// What will be read soon, to be asked for some lines at a time among other work: a thread that asks for many at once waits for
 /// most of them.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Ahead {
@@ -80,6 +80,8 @@ pub struct Ahead {
     spans: [Span; Ahead::SPANS],
     next: usize,
     end: usize,
+    /// Two streams that come after them.
+    streams: [Span; 2],
 }
 
 impl Ahead {
@@ -100,17 +102,22 @@ impl Ahead {
         }
     }
 
-    /// Asks for the next `lines` lines of it.
-    #[inline(always)]
-    pub fn ask(&mut self, lines: usize) {
-        for _ in 0..lines {
-            if self.next == self.end {
-                return;
-            }
+    /// Nothing yet but two streams that come after all that is added.
+    pub fn before(streams: [Span; 2]) -> Self {
+        Self { streams, ..Self::default() }
+    }
+
+    /// Asks for the next `lines` lines of it, one more if they are an odd number of both streams'.
+    pub fn ask(&mut self, mut lines: usize) {
+        while lines > 0 && self.next < self.end {
             let span = &mut self.spans[self.next];
-            ask(std::ptr::without_provenance(span.address));
-            *span = Span { address: span.address.wrapping_add(LINE), len: span.len.saturating_sub(LINE) };
+            let now = lines.min(span.len.div_ceil(LINE));
+            *span = span.ask(now);
+            lines -= now;
             self.next += usize::from(span.len == 0);
+        }
+        if lines > 0 {
+            self.streams = self.streams.map(|span| span.ask(lines.div_ceil(2)));
         }
     }
 }
@@ -208,7 +215,13 @@ mod tests {
         // More than there is room for is left out.
         (0..10).for_each(|_| ahead.add(&bytes));
         assert_eq!(left(&ahead), Ahead::SPANS * (line(999) - line(0) + 1));
-        ahead.ask(usize::MAX);
-        assert_eq!(left(&ahead), 0);
+        let mut ahead = Ahead::before([Span::of(&bytes), Span::of(&bytes).first(100)]);
+        ahead.add(&bytes);
+        ahead.ask(left(&ahead));
+        assert_eq!((left(&ahead), ahead.streams[0].len(), ahead.streams[1].len()), (0, 1000, 100));
+        ahead.ask(3);
+        assert_eq!((ahead.streams[0].len(), ahead.streams[1].len()), (1000 - 2 * LINE, 0));
+        ahead.ask(1000);
+        assert!(ahead.streams.iter().all(|span| span.len() == 0 && span.within(&bytes)));
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::adapter::{DeltaBlock, DeltaScratch};
-use crate::kernels::{Pool, for_each_chunk, vector};
+use crate::kernels::{Pool, Span, for_each_chunk, vector};
 use crate::spectral::Transforms;
 
 use super::{ActiveAdapters, Decoder, Linear, LinearKind};
@@ -117,17 +117,20 @@ impl<'a, const N: usize> Changes<'a, N> {
         following.into_iter().find(touched)
     }
 
-    /// One of `tasks` tasks that together write Σ weight · ΔW x of a single row to those of `outs` that there is a change to.
+    /// One of `tasks` tasks that together write Σ weight · ΔW x of a single row to those of `outs` that there is a change to, asking for
+    /// the two streams `then` that are read after it.
     pub fn row_task(
         &self,
         (task, tasks): (usize, usize),
         block: &Mutex<DeltaBlock>,
         x: &[f32],
         outs: &[Mutex<&mut [f32]>; N],
+        then: [Span; 2],
     ) {
         let mut block = block.lock().unwrap_or_else(PoisonError::into_inner);
         let scratch = block.row();
         scratch.begin_input();
+        scratch.expect_before(then);
         let mut own = (0..N).filter(|i| self.touched[*i]).skip(task).step_by(tasks).peekable();
         if let Some(first) = own.peek() {
             self.expect((self.layer, self.group[*first].0), scratch);

@@ -349,9 +349,10 @@ impl Projection<'_> {
                 let (blocks, mut added) = scratch.row(&group);
                 let tasks = changes.tasks(compute.threads());
                 let slots = added.each_mut().map(|row| Mutex::new(&mut **row));
+                let products = compute.begins_with(&jobs[0].0);
                 let beside = Beside { tasks, bytes: changes.row_bytes() / tasks };
                 compute.matmul_group_beside(&mut jobs, activations, beside, &|worker, task| {
-                    changes.row_task((task, tasks), &blocks[worker], x, &slots);
+                    changes.row_task((task, tasks), &blocks[worker], x, &slots, products);
                 });
                 add_biases(gguf, &group, &mut outs);
                 changes.add_rows(added, outs);

@@ -9,7 +9,7 @@ use realfft::{ComplexToReal, RealFftPlanner, RealToComplex};
 use rustfft::{Fft, FftPlanner};
 
 use super::LaneFft;
-use crate::kernels::half_spectrum::{join, pack, split, turns};
+use crate::kernels::half_spectrum::{conjugate_to, join, pack, split, turns};
 
 /// Plans real transforms and keeps them: one length is planned once, whoever asks.
 pub struct Transforms {
@@ -117,6 +117,16 @@ impl RealFft {
                 assert!(done.is_ok(), "buffers of a real transform of length {}: {done:?}", self.len);
             }
         }
+    }
+
+    /// [`spectrum`](Self::spectrum), and after it the conjugate of each of its bins: what [`Plan`](super::Plan)'s entries read.
+    ///
+    /// # Panics
+    /// As [`spectrum`](Self::spectrum), with twice as many elements of `spectra`.
+    pub fn with_conjugate(&self, values: &[f32], spectra: &mut [Complex32], scratch: &mut [Complex32]) {
+        let (spectrum, conjugate) = spectra.split_at_mut(self.bins());
+        self.spectrum(values, spectrum, scratch);
+        conjugate_to(spectrum, conjugate);
     }
 
     /// `values[p] = 2 · Re Σ_b folded[b] · e^{+2πi·p·b/len}` over the bins `b ≤ len/2`. Overwrites `folded`.

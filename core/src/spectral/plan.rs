@@ -10,22 +10,20 @@ use crate::kernels::runs::{Below, Index, Run};
 ///
 /// An entry `(j, k)` multiplies frequency `k` of the input and adds to frequency `j` of the output. Real signals have
 /// only half of each: a frequency above the half is the conjugate of its mirror. So an entry becomes a bin of the
-/// output half, a bin of the input half, and whether the imaginary part keeps its sign between them. Entries are
-/// *stored* in two parts, those that keep the sign first. Within a part they are stored by output bin, so that a bin's sum
+/// output half, and a bin of the input half or of that half's conjugate. Entries are *stored* by output bin, so that a bin's sum
 /// stays in registers, and bins with equally many entries stand together, so that how often the loop over them runs can be
 /// predicted. Coefficients are brought into this order once, by [`Plan::to_stored`].
 #[derive(Debug)]
 pub struct Plan {
     entries: Arc<Entries>,
     pub(super) bins: Bins,
-    /// Both parts, of the entries that keep the sign of the imaginary part and of those that change it.
-    pub(super) parts: [Box<[Run]>; 2],
+    pub(super) runs: Box<[Run]>,
     /// Stored position to entry number.
     order: Box<[u32]>,
 }
 
-/// Output bins that have entries, once in each part that they have any in, and the input bin of each entry, in stored order.
-/// Two bytes do for sides up to 131 070.
+/// All output bins, and the source of each entry in stored order: bin b of the input as b, its conjugate as `d2/2 + 1 + b`.
+/// Two bytes do for sides up to 65 535.
 #[derive(Debug)]
 pub(super) enum Bins {
     Narrow { targets: Below<u16>, sources: Below<u16> },
@@ -33,9 +31,10 @@ pub(super) enum Bins {
 }
 
 impl Plan {
-    /// Prepares `entries`. O(n log n).
+    /// Prepares `entries`. O(n log n + d1).
     pub fn new(entries: Arc<Entries>) -> Self {
         let (d1, d2) = (entries.shape().rows() as u32, entries.shape().cols() as u32);
+        let input_bins = d2 / 2 + 1;
         let mut folded: Vec<Folded> = entries
             .rows()
             .iter()
@@ -43,34 +42,27 @@ impl Plan {
             .zip(0u32..)
             .map(|((&j, &k), number)| {
                 let (target, target_mirrored) = fold(j, d1);
-                let (source, source_mirrored) = fold(k, d2);
+                let (bin, source_mirrored) = fold(k, d2);
                 // The library's transform has the opposite sign in its exponent, so a bin of the input is the
                 // conjugate of the frequency unless mirrored; mirroring an output frequency conjugates once more.
-                Folded { flips: target_mirrored == source_mirrored, of_target: 0, target, source, number }
+                let conjugate = target_mirrored == source_mirrored;
+                Folded { target, source: if conjugate { input_bins + bin } else { bin }, number }
             })
             .collect();
-        let same_bin = |a: &Folded, b: &Folded| (a.flips, a.target) == (b.flips, b.target);
-        folded.sort_unstable_by_key(|e| (e.flips, e.target));
-        for bin in folded.chunk_by_mut(same_bin) {
-            let of_target = bin.len() as u32;
-            bin.iter_mut().for_each(|e| e.of_target = of_target);
-        }
         folded.sort_unstable();
+        let mut of_target = vec![0u32; d1 as usize / 2 + 1];
+        folded.iter().for_each(|e| of_target[e.target as usize] += 1);
+        folded.sort_by_key(|e| of_target[e.target as usize]);
+        let mut targets: Vec<u32> = (0..=d1 / 2).collect();
+        targets.sort_by_key(|&target| of_target[target as usize]);
 
-        let mut targets = Vec::new();
-        let mut parts = [Vec::<Run>::new(), Vec::new()];
-        for bin in folded.chunk_by(same_bin) {
-            targets.push(bin[0].target);
-            let runs = &mut parts[usize::from(bin[0].flips)];
-            match runs.last_mut() {
-                Some(run) if run.entries == bin.len() => run.targets += 1,
-                _ => runs.push(Run { targets: 1, entries: bin.len() }),
-            }
-        }
-        let bins = if d1.max(d2) / 2 <= u32::from(u16::MAX) {
+        let same = |a: &u32, b: &u32| of_target[*a as usize] == of_target[*b as usize];
+        let run = |targets: &[u32]| Run { targets: targets.len(), entries: of_target[targets[0] as usize] as usize };
+        let runs = targets.chunk_by(same).map(run).collect();
+        let bins = if (2 * input_bins - 1).max(d1 / 2) <= u32::from(u16::MAX) {
             // The test above is that both bins fit.
             Bins::Narrow {
-                targets: Below::new(targets.into_iter().map(|bin| bin as u16).collect()),
+                targets: Below::new(targets.iter().map(|&bin| bin as u16).collect()),
                 sources: Below::new(folded.iter().map(|e| e.source as u16).collect()),
             }
         } else {
@@ -80,7 +72,7 @@ impl Plan {
             }
         };
         let order = folded.iter().map(|e| e.number).collect();
-        Self { entries, bins, parts: parts.map(Into::into), order }
+        Self { entries, bins, runs, order }
     }
 
     /// Adds the bins to what will be read soon.
@@ -144,9 +136,8 @@ impl Plan {
             Bins::Narrow { targets, sources } => size_of_val(&**targets) + size_of_val(&**sources),
             Bins::Wide { targets, sources } => size_of_val(&**targets) + size_of_val(&**sources),
         };
-        let runs: usize = self.parts.iter().map(|runs| size_of_val(&**runs)).sum();
         // Rows and columns as entries, and the order.
-        self.len() * (2 * 4 + 4) + bins + runs
+        self.len() * (2 * 4 + 4) + bins + size_of_val(&*self.runs)
     }
 
     fn check(&self, values: &[f32]) -> Result<(), SpectralError> {
@@ -157,12 +148,9 @@ impl Plan {
     }
 }
 
-/// An entry on half spectra, in stored order.
+/// An entry on half spectra.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Folded {
-    flips: bool,
-    /// Entries of the same part and target.
-    of_target: u32,
     target: u32,
     source: u32,
     number: u32,

@@ -9,9 +9,10 @@
 //! ∂L/∂c_l += α/(d1·d2) · Re(G[row_l] · X[col_l])                                   gradient
 //! ```
 //!
-//! where `row_l`, `col_l` are the entry's bins and the imaginary part changes sign for the entries
-//! [`Plan`] says so of. All three share the bins and the sign, because conjugating both frequencies of an
-//! entry is what both directions do. Several adapters add into one `Z` before a single inverse transform.
+//! where `row_l`, `col_l` are the entry's bins, and `X[col_l]` its conjugate for the entries [`Plan`] says so of: spectra of
+//! inputs hold their conjugates too, after the bins. All three share the bins and which of the two it is, because
+//! conjugating both frequencies of an entry is what both directions do. Several adapters add into one `Z` before a single inverse
+//! transform; the first writes it ([`Held`]).
 //! Coefficients and gradients are in the plan's stored order. Nothing here allocates.
 //!
 //! The adjoint of one row is not compiled for wide vectors: with those at hand the compiler gathers from eight places in one
@@ -19,9 +20,10 @@
 
 use num_complex::Complex32;
 
-use super::lanes::{LANES, LaneBin, fma};
+use super::lanes::{CONJUGATE, LANES, LaneBin, fma};
 use super::plan::Bins;
 use super::{LaneSpectra, LaneSpectraMut, Plan};
+pub use crate::kernels::runs::Held;
 use crate::kernels::runs::{Index, Runs};
 use crate::kernels::{Ahead, Widest, widest};
 
@@ -34,19 +36,20 @@ macro_rules! for_runs {
         }
     };
     ($plan:expr, $targets:ident, $sources:ident, $run:ident, $body:block) => {
-        for $run in Runs::new(&$plan.parts, $targets, $sources) $body
+        for $run in Runs::new(&$plan.runs, $targets, $sources) $body
     };
 }
 
-/// Adds the spectrum of `ΔWx` to `output`; `alpha` is the adapter's scale times the weight it is mixed in with.
+/// The spectrum of `ΔWx`, or that added to the sum that `output` holds; `alpha` is the adapter's scale times the weight it is mixed in with.
 ///
-/// `input` is the half spectrum of x (`d2/2 + 1` bins), `output` the one to be handed to
-/// [`RealFft::twice_real`](super::RealFft::twice_real) (`d1/2 + 1` bins), `stored` the coefficients in stored order.
+/// `input` is the half spectrum of x and its conjugate ([`RealFft::with_conjugate`](super::RealFft::with_conjugate), twice `d2/2 + 1`
+/// bins), `output` the one to be handed to [`RealFft::twice_real`](super::RealFft::twice_real) (`d1/2 + 1` bins), `stored` the
+/// coefficients in stored order.
 ///
 /// # Panics
 /// If a slice is shorter than that.
-pub fn apply(plan: &Plan, stored: &[f32], alpha: f64, input: &[Complex32], output: &mut [Complex32]) {
-    apply_ahead(plan, stored, alpha, input, output, Ahead::default());
+pub fn apply(plan: &Plan, stored: &[f32], alpha: f64, input: &[Complex32], output: &mut [Complex32], held: Held) {
+    apply_ahead(plan, stored, alpha, input, output, held, &mut Ahead::default());
 }
 
 /// [`apply`], asking for what comes next meanwhile.
@@ -56,35 +59,50 @@ pub(crate) fn apply_ahead(
     alpha: f64,
     input: &[Complex32],
     output: &mut [Complex32],
-    mut ahead: Ahead,
+    held: Held,
+    ahead: &mut Ahead,
 ) {
     let scale = half_scale(plan, alpha);
     match &plan.bins {
         Bins::Narrow { targets, sources } => {
-            Runs::new(&plan.parts, targets, sources).add(stored, scale, input, output, &mut ahead);
+            Runs::new(&plan.runs, targets, sources).sums(stored, scale, input, output, held, ahead);
         }
         Bins::Wide { targets, sources } => {
-            Runs::new(&plan.parts, targets, sources).add(stored, scale, input, output, &mut ahead);
+            Runs::new(&plan.runs, targets, sources).sums(stored, scale, input, output, held, ahead);
         }
     }
-    ahead.ask(usize::MAX);
 }
 
 /// [`apply`] on the spectra of as many rows as there are lanes.
 ///
 /// # Panics
 /// If the spectra are not of d2 and of d1 values, or there are fewer coefficients than entries.
-pub fn apply_lanes(plan: &Plan, stored: &[f32], alpha: f64, input: LaneSpectra<'_>, output: LaneSpectraMut<'_>) {
-    widest(ApplyLanes { plan, stored, scale: half_scale(plan, alpha), input, output });
+pub fn apply_lanes(
+    plan: &Plan,
+    stored: &[f32],
+    alpha: f64,
+    input: LaneSpectra<'_>,
+    output: LaneSpectraMut<'_>,
+    held: Held,
+) {
+    let scale = half_scale(plan, alpha);
+    match held {
+        Held::Nothing => widest(ApplyLanes::<false> { plan, stored, scale, input, output }),
+        Held::Sum => widest(ApplyLanes::<true> { plan, stored, scale, input, output }),
+    }
 }
 
-/// Adds the spectrum of `ΔWᵀg` to `output`: [`apply`] with the sides exchanged.
+/// The spectrum of `ΔWᵀg`, or that added to what `output` holds: [`apply`] with the sides exchanged.
 ///
 /// `upstream` is the half spectrum of g (`d1/2 + 1` bins), `output` has `d2/2 + 1`.
 ///
 /// # Panics
 /// If a slice is shorter than that.
-pub fn adjoint(plan: &Plan, stored: &[f32], alpha: f64, upstream: &[Complex32], output: &mut [Complex32]) {
+pub fn adjoint(plan: &Plan, stored: &[f32], alpha: f64, upstream: &[Complex32], output: &mut [Complex32], held: Held) {
+    let output = &mut output[..plan.shape().cols() / 2 + 1];
+    if held == Held::Nothing {
+        output.fill(Complex32::default());
+    }
     adjoint_row(plan, stored, half_scale(plan, alpha), upstream, output);
 }
 
@@ -92,13 +110,23 @@ pub fn adjoint(plan: &Plan, stored: &[f32], alpha: f64, upstream: &[Complex32], 
 ///
 /// # Panics
 /// If the spectra are not of d1 and of d2 values, or there are fewer coefficients than entries.
-pub fn adjoint_lanes(plan: &Plan, stored: &[f32], alpha: f64, upstream: LaneSpectra<'_>, output: LaneSpectraMut<'_>) {
+pub fn adjoint_lanes(
+    plan: &Plan,
+    stored: &[f32],
+    alpha: f64,
+    upstream: LaneSpectra<'_>,
+    output: LaneSpectraMut<'_>,
+    held: Held,
+) {
+    if held == Held::Nothing {
+        output.bins.fill(LaneBin::ZERO);
+    }
     widest(AdjointLanes { plan, stored, scale: half_scale(plan, alpha), upstream, output });
 }
 
 /// Adds one token's `∂L/∂c` to `gradient` (stored order).
 ///
-/// `input` is the half spectrum of x (`d2/2 + 1` bins), `upstream` the one of `g = ∂L/∂h` (`d1/2 + 1` bins).
+/// `input` is the half spectrum of x and its conjugate, as for [`apply`], `upstream` the half spectrum of `g = ∂L/∂h` (`d1/2 + 1` bins).
 ///
 /// # Panics
 /// If a slice is shorter than that.
@@ -127,7 +155,8 @@ fn half_scale(plan: &Plan, alpha: f64) -> f32 {
     (alpha / (2.0 * plan.shape().area() as f64)) as f32
 }
 
-struct ApplyLanes<'a> {
+/// `ADD`: to the sum that the output holds.
+struct ApplyLanes<'a, const ADD: bool> {
     plan: &'a Plan,
     stored: &'a [f32],
     scale: f32,
@@ -135,29 +164,35 @@ struct ApplyLanes<'a> {
     output: LaneSpectraMut<'a>,
 }
 
-impl Widest for ApplyLanes<'_> {
+impl<const ADD: bool> Widest for ApplyLanes<'_, ADD> {
     type Out = ();
 
     #[inline(always)]
     fn run<const F: bool>(self) {
         let Self { plan, stored, scale, input, output } = self;
-        let (from, to) = (input.fft.slots(), output.fft.slots());
+        let (from, to) = (input.fft.sources(), output.fft.slots());
         for_runs!(plan, |run| {
-            let scale_im = run.signed(scale);
+            if run.entries() == 0 {
+                if !ADD {
+                    run.targets().iter().for_each(|target| output.bins[to[target.at()] as usize] = LaneBin::ZERO);
+                }
+                continue;
+            }
             let stored = stored[run.stored()].chunks_exact(run.entries());
             for (target, (sources, stored)) in run.targets().iter().zip(run.sources().zip(stored)) {
                 let mut sum = LaneBin::ZERO;
                 for (source, &c) in sources.iter().zip(stored) {
-                    let x = &input.bins[from[source.at()] as usize];
+                    let (slot, signed) = placed(from[source.at()], c);
+                    let x = &input.bins[slot];
                     for l in 0..LANES {
                         sum.re[l] = fma::<F>(c, x.re[l], sum.re[l]);
-                        sum.im[l] = fma::<F>(c, x.im[l], sum.im[l]);
+                        sum.im[l] = fma::<F>(signed, x.im[l], sum.im[l]);
                     }
                 }
                 let z = &mut output.bins[to[target.at()] as usize];
                 for l in 0..LANES {
-                    z.re[l] = fma::<F>(scale, sum.re[l], z.re[l]);
-                    z.im[l] = fma::<F>(scale_im, sum.im[l], z.im[l]);
+                    z.re[l] = if ADD { fma::<F>(scale, sum.re[l], z.re[l]) } else { scale * sum.re[l] };
+                    z.im[l] = if ADD { fma::<F>(scale, sum.im[l], z.im[l]) } else { scale * sum.im[l] };
                 }
             }
         });
@@ -165,13 +200,17 @@ impl Widest for ApplyLanes<'_> {
 }
 
 fn adjoint_row(plan: &Plan, stored: &[f32], scale: f32, upstream: &[Complex32], output: &mut [Complex32]) {
+    let bins = output.len();
     for_runs!(plan, |run| {
+        if run.entries() == 0 {
+            continue;
+        }
         let stored = stored[run.stored()].chunks_exact(run.entries());
         for (target, (sources, stored)) in run.targets().iter().zip(run.sources().zip(stored)) {
-            let g = upstream[target.at()];
-            let g = Complex32::new(scale * g.re, run.signed(scale * g.im));
+            let g = upstream[target.at()] * scale;
             for (source, &c) in sources.iter().zip(stored) {
-                output[source.at()] += g * c;
+                let (bin, im) = if source.at() < bins { (source.at(), g.im) } else { (source.at() - bins, -g.im) };
+                output[bin] += Complex32::new(g.re, im) * c;
             }
         }
     });
@@ -191,16 +230,20 @@ impl Widest for AdjointLanes<'_> {
     #[inline(always)]
     fn run<const F: bool>(self) {
         let Self { plan, stored, scale, upstream, output } = self;
-        let (from, to) = (upstream.fft.slots(), output.fft.slots());
+        let (from, to) = (upstream.fft.slots(), output.fft.sources());
         for_runs!(plan, |run| {
+            if run.entries() == 0 {
+                continue;
+            }
             let stored = stored[run.stored()].chunks_exact(run.entries());
             for (target, (sources, stored)) in run.targets().iter().zip(run.sources().zip(stored)) {
-                let g = scaled_bin(&upstream.bins[from[target.at()] as usize], scale, run.signed(scale));
+                let g = scaled_bin(&upstream.bins[from[target.at()] as usize], scale);
                 for (source, &c) in sources.iter().zip(stored) {
-                    let y = &mut output.bins[to[source.at()] as usize];
+                    let (slot, signed) = placed(to[source.at()], c);
+                    let y = &mut output.bins[slot];
                     for l in 0..LANES {
                         y.re[l] = fma::<F>(c, g.re[l], y.re[l]);
-                        y.im[l] = fma::<F>(c, g.im[l], y.im[l]);
+                        y.im[l] = fma::<F>(signed, g.im[l], y.im[l]);
                     }
                 }
             }
@@ -222,27 +265,37 @@ impl Widest for GradientLanes<'_> {
     #[inline(always)]
     fn run<const F: bool>(self) {
         let Self { plan, scale, input, upstream, gradient } = self;
-        let (of_x, of_g) = (input.fft.slots(), upstream.fft.slots());
+        let (of_x, of_g) = (input.fft.sources(), upstream.fft.slots());
         for_runs!(plan, |run| {
+            if run.entries() == 0 {
+                continue;
+            }
             let out = gradient[run.stored()].chunks_exact_mut(run.entries());
             for (target, (sources, out)) in run.targets().iter().zip(run.sources().zip(out)) {
-                let g = scaled_bin(&upstream.bins[of_g[target.at()] as usize], scale, run.signed(scale));
+                let g = scaled_bin(&upstream.bins[of_g[target.at()] as usize], scale);
                 for (source, out) in sources.iter().zip(out) {
-                    let x = &input.bins[of_x[source.at()] as usize];
-                    *out += total(std::array::from_fn(|l| fma::<F>(g.re[l], x.re[l], g.im[l] * x.im[l])));
+                    let (slot, sign) = placed(of_x[source.at()], 1.0);
+                    let x = &input.bins[slot];
+                    *out += total(std::array::from_fn(|l| fma::<F>(g.re[l], x.re[l], sign * g.im[l] * x.im[l])));
                 }
             }
         });
     }
 }
 
-/// A bin, its parts times a scale each.
+/// Where a source is, and a factor with the sign of its imaginary part there.
 #[inline(always)]
-fn scaled_bin(bin: &LaneBin, re: f32, im: f32) -> LaneBin {
+fn placed(source: u32, factor: f32) -> (usize, f32) {
+    ((source & !CONJUGATE) as usize, f32::from_bits(factor.to_bits() ^ (source & CONJUGATE)))
+}
+
+/// A bin times a scale.
+#[inline(always)]
+fn scaled_bin(bin: &LaneBin, scale: f32) -> LaneBin {
     let mut out = LaneBin::ZERO;
     for l in 0..LANES {
-        out.re[l] = re * bin.re[l];
-        out.im[l] = im * bin.im[l];
+        out.re[l] = scale * bin.re[l];
+        out.im[l] = scale * bin.im[l];
     }
     out
 }
@@ -262,10 +315,12 @@ fn total(mut lanes: [f32; LANES]) -> f32 {
 
 fn gradient_row(plan: &Plan, scale: f32, input: &[Complex32], upstream: &[Complex32], gradient: &mut [f32]) {
     for_runs!(plan, |run| {
+        if run.entries() == 0 {
+            continue;
+        }
         let out = gradient[run.stored()].chunks_exact_mut(run.entries());
         for (target, (sources, out)) in run.targets().iter().zip(run.sources().zip(out)) {
-            let g = upstream[target.at()];
-            let g = Complex32::new(scale * g.re, run.signed(scale * g.im));
+            let g = upstream[target.at()] * scale;
             for (source, out) in sources.iter().zip(out) {
                 let x = input[source.at()];
                 *out += g.re * x.re + g.im * x.im;

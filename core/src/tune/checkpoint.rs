@@ -24,7 +24,8 @@ use super::watch::Watch;
 
 const KEY: &str = "timbre-tune";
 const HASH: &str = "blake3";
-const VERSION: u32 = 1;
+/// 2: parameters in the stored order of plans that have each output bin once.
+const VERSION: u32 = 2;
 /// Bytes of the largest checkpoint that is read: that of some hundred million parameters.
 const MAX_FILE: u64 = 2 << 30;
 

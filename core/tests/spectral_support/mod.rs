@@ -10,7 +10,8 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use timbre::spectral::{Complex32, Entries, Plan, RealFft, Transforms, transform};
+use timbre::spectral::transform::{self, Held};
+use timbre::spectral::{Complex32, Entries, Plan, RealFft, Transforms};
 
 pub use fixtures::fixture_path as fixture;
 
@@ -99,15 +100,17 @@ impl Spectral {
 
     /// `ΔWx`.
     pub fn apply(&self, x: &[f32]) -> Vec<f32> {
-        let mut output = vec![Complex32::default(); self.down.bins()];
-        transform::apply(&self.plan, &self.stored, self.alpha, &spectrum(&self.across, x), &mut output);
+        let mut output = vec![Complex32::new(f32::NAN, f32::NAN); self.down.bins()];
+        let x = spectrum(&self.across, x);
+        transform::apply(&self.plan, &self.stored, self.alpha, &x, &mut output, Held::Nothing);
         real(&self.down, output)
     }
 
     /// `ΔWᵀg`.
     pub fn adjoint(&self, g: &[f32]) -> Vec<f32> {
-        let mut output = vec![Complex32::default(); self.across.bins()];
-        transform::adjoint(&self.plan, &self.stored, self.alpha, &spectrum(&self.down, g), &mut output);
+        let mut output = vec![Complex32::new(f32::NAN, f32::NAN); self.across.bins()];
+        let g = spectrum(&self.down, g);
+        transform::adjoint(&self.plan, &self.stored, self.alpha, &g, &mut output, Held::Nothing);
         real(&self.across, output)
     }
 
@@ -123,8 +126,8 @@ impl Spectral {
 }
 
 fn spectrum(fft: &RealFft, values: &[f32]) -> Vec<Complex32> {
-    let mut spectrum = vec![Complex32::default(); fft.bins()];
-    fft.spectrum(values, &mut spectrum, &mut vec![Complex32::default(); fft.scratch_len()]);
+    let mut spectrum = vec![Complex32::default(); 2 * fft.bins()];
+    fft.with_conjugate(values, &mut spectrum, &mut vec![Complex32::default(); fft.scratch_len()]);
     spectrum
 }
 

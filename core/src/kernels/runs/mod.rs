@@ -1,11 +1,20 @@
 //! Entries of a sparse spectrum, sorted into runs that a loop can go through without deciding anything.
 //!
 //! An entry takes one bin of a source, a factor of it, to one bin of a target. [`Runs`] go through them target by target, those
-//! with equally many entries together. [`Runs::add`] is the loop over one row.
+//! with equally many entries together. [`Runs::sums`] is the loop over one row.
 
 mod row;
 
 use std::ops::{Deref, Range};
+
+/// What is where sums go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Held {
+    /// Whatever it is, it is overwritten.
+    Nothing,
+    /// A sum, that others are added to.
+    Sum,
+}
 
 /// A bin's index, two or four bytes wide.
 ///
@@ -60,14 +69,13 @@ impl<B> Deref for Below<B> {
 pub struct Run {
     /// Bins.
     pub targets: usize,
-    /// Entries of each.
+    /// Entries of each, which may be none.
     pub entries: usize,
 }
 
-/// Goes through runs: first those whose entries keep the sign of the imaginary part, then those that change it. An iterator, not a callback:
-/// the body of the loop over it is compiled with what runs it.
+/// Goes through runs. An iterator, not a callback: the body of the loop over it is compiled with what runs it.
 pub struct Runs<'a, B> {
-    parts: [std::slice::Iter<'a, Run>; 2],
+    runs: std::slice::Iter<'a, Run>,
     targets: &'a [B],
     sources: &'a [B],
     /// One more than the largest target, and source.
@@ -76,10 +84,10 @@ pub struct Runs<'a, B> {
 }
 
 impl<'a, B> Runs<'a, B> {
-    /// The `parts` of entries from `sources` to `targets`, one of these for each target of a run, of those one for each entry.
-    pub fn new(parts: &'a [Box<[Run]>; 2], targets: &'a Below<B>, sources: &'a Below<B>) -> Self {
+    /// The `runs` of entries from `sources` to `targets`, one of these for each target of a run, of those one for each entry.
+    pub fn new(runs: &'a [Run], targets: &'a Below<B>, sources: &'a Below<B>) -> Self {
         let bounds = [targets.bound, sources.bound];
-        Self { parts: parts.each_ref().map(|runs| runs.iter()), targets, sources, bounds, at: 0 }
+        Self { runs: runs.iter(), targets, sources, bounds, at: 0 }
     }
 }
 
@@ -88,27 +96,22 @@ impl<'a, B> Iterator for Runs<'a, B> {
 
     #[inline(always)]
     fn next(&mut self) -> Option<Self::Item> {
-        let [keep, flip] = &mut self.parts;
-        let (run, flips) = match keep.next() {
-            Some(run) => (run, false),
-            None => (flip.next()?, true),
-        };
+        let run = self.runs.next()?;
         let (targets, sources);
         (targets, self.targets) = self.targets.split_at(run.targets);
         (sources, self.sources) = self.sources.split_at(run.targets * run.entries);
         let start = self.at;
         self.at += sources.len();
-        Some(RunOf { targets, sources, stored: start..self.at, entries: run.entries, flips })
+        Some(RunOf { targets, sources, stored: start..self.at, entries: run.entries })
     }
 }
 
-/// Targets with equally many entries each, all of them keeping or all of them changing the sign of the imaginary part.
+/// Targets with equally many entries each.
 pub struct RunOf<'a, B> {
     targets: &'a [B],
     sources: &'a [B],
     stored: Range<usize>,
     entries: usize,
-    flips: bool,
 }
 
 impl<'a, B> RunOf<'a, B> {
@@ -118,7 +121,7 @@ impl<'a, B> RunOf<'a, B> {
         self.targets
     }
 
-    /// The bins of each target's entries.
+    /// The bins of each target's entries, of which there are some.
     #[inline(always)]
     pub fn sources(&self) -> std::slice::ChunksExact<'a, B> {
         self.sources.chunks_exact(self.entries)
@@ -134,11 +137,5 @@ impl<'a, B> RunOf<'a, B> {
     #[inline(always)]
     pub fn stored(&self) -> Range<usize> {
         self.stored.clone()
-    }
-
-    /// `value` where the sign is kept, `-value` where it changes.
-    #[inline(always)]
-    pub fn signed(&self, value: f32) -> f32 {
-        if self.flips { -value } else { value }
     }
 }

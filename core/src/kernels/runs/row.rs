@@ -4,54 +4,86 @@
 
 use num_complex::Complex32;
 
-use super::{Index, RunOf, Runs};
+use super::{Held, Index, RunOf, Runs};
 use crate::kernels::prefetch::Ahead;
 
-/// Targets between two requests for what comes next, and lines of one: few enough that a CPU has room for the requests.
+/// Targets between two requests for what comes next.
 const TARGETS: usize = 32;
-const LINES: usize = 16;
+/// Lines asked for then, for each entry of a target: as many as memory brings meanwhile.
+const LINES: usize = 4;
+/// Lines asked for at most: a CPU has room for few more.
+const MOST_LINES: usize = 16;
 
 impl<B: Index> Runs<'_, B> {
-    /// `z[target] += scale · Σ factor · x[source]`, the imaginary part with the run's sign; what is `ahead` is asked for meanwhile.
+    /// `z[target] = scale · Σ factor · x[source]`, or that added to the sum that `z` holds; what is `ahead` is asked for meanwhile.
     ///
     /// # Panics
     /// If a bin lies outside `x` or `z`, or there are not as many factors in `stored` as entries.
     #[inline]
-    pub fn add(self, stored: &[f32], scale: f32, x: &[Complex32], z: &mut [Complex32], ahead: &mut Ahead) {
+    pub fn sums(self, stored: &[f32], scale: f32, x: &[Complex32], z: &mut [Complex32], held: Held, ahead: &mut Ahead) {
         let [target, source] = self.bounds;
         assert!(target <= z.len() && source <= x.len(), "bins of a spectrum");
         #[cfg(target_arch = "x86_64")]
         if is_x86_feature_detected!("avx") && is_x86_feature_detected!("fma") {
             // SAFETY: the CPU has both, and all bins are inside the spectra.
-            return unsafe { wide::add(self, stored, scale, x, z, ahead) };
+            return unsafe {
+                match held {
+                    Held::Nothing => wide::sums::<B, false>(self, stored, scale, x, z, ahead),
+                    Held::Sum => wide::sums::<B, true>(self, stored, scale, x, z, ahead),
+                }
+            };
         }
         for run in self {
-            ahead.ask(run.targets.len() * LINES / TARGETS);
-            run.add_from(0, stored, scale, x, z);
+            ahead.ask(run.targets.len() / TARGETS * run.lines());
+            match held {
+                Held::Nothing => run.sums_from::<false>(0, stored, scale, x, z),
+                Held::Sum => run.sums_from::<true>(0, stored, scale, x, z),
+            }
         }
     }
 }
 
 impl<B: Index> RunOf<'_, B> {
-    /// From the target `first` on, one at a time.
+    /// Lines to ask for with every [`TARGETS`].
+    fn lines(&self) -> usize {
+        (LINES * self.entries).min(MOST_LINES)
+    }
+
+    /// From the target `first` on, one at a time. `ADD`: to what `z` holds.
     #[inline(always)]
-    fn add_from(&self, first: usize, stored: &[f32], scale: f32, x: &[Complex32], z: &mut [Complex32]) {
+    fn sums_from<const ADD: bool>(
+        &self,
+        first: usize,
+        stored: &[f32],
+        scale: f32,
+        x: &[Complex32],
+        z: &mut [Complex32],
+    ) {
         // Where their number is known, there is no loop over a target's entries.
         match self.entries {
-            1 => self.add_ones::<1>(first, stored, scale, x, z),
-            2 => self.add_ones::<2>(first, stored, scale, x, z),
-            3 => self.add_ones::<3>(first, stored, scale, x, z),
-            4 => self.add_ones::<4>(first, stored, scale, x, z),
-            5 => self.add_ones::<5>(first, stored, scale, x, z),
-            6 => self.add_ones::<6>(first, stored, scale, x, z),
-            7 => self.add_ones::<7>(first, stored, scale, x, z),
-            _ => self.add_ones::<0>(first, stored, scale, x, z),
+            0 => self.empty::<ADD>(z),
+            1 => self.ones::<1, ADD>(first, stored, scale, x, z),
+            2 => self.ones::<2, ADD>(first, stored, scale, x, z),
+            3 => self.ones::<3, ADD>(first, stored, scale, x, z),
+            4 => self.ones::<4, ADD>(first, stored, scale, x, z),
+            5 => self.ones::<5, ADD>(first, stored, scale, x, z),
+            6 => self.ones::<6, ADD>(first, stored, scale, x, z),
+            7 => self.ones::<7, ADD>(first, stored, scale, x, z),
+            _ => self.ones::<0, ADD>(first, stored, scale, x, z),
         }
     }
 
-    /// `ENTRIES` of each target, or any number if that is 0.
+    /// Targets without entries.
     #[inline(always)]
-    fn add_ones<const ENTRIES: usize>(
+    fn empty<const ADD: bool>(&self, z: &mut [Complex32]) {
+        if !ADD {
+            self.targets.iter().for_each(|target| z[target.at()] = Complex32::default());
+        }
+    }
+
+    /// `ENTRIES` of each target, or any number from 1 on if that is 0.
+    #[inline(always)]
+    fn ones<const ENTRIES: usize, const ADD: bool>(
         &self,
         first: usize,
         stored: &[f32],
@@ -62,15 +94,13 @@ impl<B: Index> RunOf<'_, B> {
         let entries = if ENTRIES == 0 { self.entries } else { ENTRIES };
         let factors = stored[self.stored()].chunks_exact(entries).skip(first);
         let sources = self.sources.chunks_exact(entries).skip(first);
-        let scale_im = self.signed(scale);
         for (target, (sources, factors)) in self.targets[first..].iter().zip(sources.zip(factors)) {
             let mut sum = Complex32::default();
             for e in 0..entries {
                 sum += x[sources[e].at()] * factors[e];
             }
             let z = &mut z[target.at()];
-            z.re += scale * sum.re;
-            z.im += scale_im * sum.im;
+            *z = if ADD { *z + sum * scale } else { sum * scale };
         }
     }
 }
@@ -84,7 +114,7 @@ mod wide {
     /// # Safety
     /// Targets are inside `z` and sources inside `x`.
     #[target_feature(enable = "avx,fma")]
-    pub(super) unsafe fn add<B: Index>(
+    pub(super) unsafe fn sums<B: Index, const ADD: bool>(
         runs: Runs<'_, B>,
         stored: &[f32],
         scale: f32,
@@ -97,29 +127,33 @@ mod wide {
             // SAFETY: the caller's promise, and the factors are there.
             let first = unsafe {
                 match run.entries {
-                    1 => run.twos::<1>(stored, scale, x, z, ahead),
-                    2 => run.twos::<2>(stored, scale, x, z, ahead),
-                    3 => run.twos::<3>(stored, scale, x, z, ahead),
-                    4 => run.twos::<4>(stored, scale, x, z, ahead),
-                    5 => run.twos::<5>(stored, scale, x, z, ahead),
-                    6 => run.twos::<6>(stored, scale, x, z, ahead),
-                    7 => run.twos::<7>(stored, scale, x, z, ahead),
-                    _ => run.twos::<0>(stored, scale, x, z, ahead),
+                    0 => {
+                        run.empty::<ADD>(z);
+                        continue;
+                    }
+                    1 => run.twos::<1, ADD>(stored, scale, x, z, ahead),
+                    2 => run.twos::<2, ADD>(stored, scale, x, z, ahead),
+                    3 => run.twos::<3, ADD>(stored, scale, x, z, ahead),
+                    4 => run.twos::<4, ADD>(stored, scale, x, z, ahead),
+                    5 => run.twos::<5, ADD>(stored, scale, x, z, ahead),
+                    6 => run.twos::<6, ADD>(stored, scale, x, z, ahead),
+                    7 => run.twos::<7, ADD>(stored, scale, x, z, ahead),
+                    _ => run.twos::<0, ADD>(stored, scale, x, z, ahead),
                 }
             };
-            run.add_ones::<0>(first, stored, scale, x, z);
+            run.ones::<0, ADD>(first, stored, scale, x, z);
         }
     }
 
     impl<B: Index> RunOf<'_, B> {
         /// Two targets at a time, as long as four factors can be read from each of the last ones' on; returns the first target that is
-        /// left. `ENTRIES` of each, or any number if that is 0.
+        /// left. `ENTRIES` of each, or any number from 1 on if that is 0.
         ///
         /// # Safety
         /// Targets are inside `z` and sources inside `x`, and `stored` holds the run's factors.
         #[inline]
         #[target_feature(enable = "avx,fma")]
-        unsafe fn twos<const ENTRIES: usize>(
+        unsafe fn twos<const ENTRIES: usize, const ADD: bool>(
             &self,
             stored: &[f32],
             scale: f32,
@@ -128,15 +162,14 @@ mod wide {
             ahead: &mut Ahead,
         ) -> usize {
             let entries = if ENTRIES == 0 { self.entries } else { ENTRIES };
-            let (re, im) = (scale, self.signed(scale));
-            let scales = _mm_setr_ps(re, im, re, im);
+            let scale = _mm_set1_ps(scale);
             let (x, z) = (x.as_ptr().cast::<f64>(), z.as_mut_ptr().cast::<f64>());
             // Of the last two, the loads of factors end three after them.
             let loadable = (stored.len() - self.stored.start).saturating_sub(3) / entries;
             let whole = self.targets.len().min(loadable) / 2 * 2;
             let mut first = 0;
             while first < whole {
-                ahead.ask(LINES);
+                ahead.ask(self.lines());
                 let end = whole.min(first + TARGETS);
                 while first < end {
                     // SAFETY: there are two more targets and sources for each of their entries, inside the spectra as the caller promises.
@@ -165,8 +198,13 @@ mod wide {
                             e += 4;
                         }
                         let [a, b] = [first, first + 1].map(|target| self.targets.get_unchecked(target).at());
-                        let old = _mm_castpd_ps(_mm_loadh_pd(_mm_load_sd(z.add(a)), z.add(b)));
-                        let new = _mm_castps_pd(_mm_fmadd_ps(sum, scales, old));
+                        let new = if ADD {
+                            let old = _mm_castpd_ps(_mm_loadh_pd(_mm_load_sd(z.add(a)), z.add(b)));
+                            _mm_fmadd_ps(sum, scale, old)
+                        } else {
+                            _mm_mul_ps(sum, scale)
+                        };
+                        let new = _mm_castps_pd(new);
                         _mm_storel_pd(z.add(a), new);
                         _mm_storeh_pd(z.add(b), new);
                     }
@@ -191,75 +229,80 @@ mod tests {
         (0..bins).map(|i| Complex32::new(noise(seed + 2 * i), noise(seed + 2 * i + 1))).collect()
     }
 
-    /// Runs of these many targets and entries, keeping the sign and changing it.
-    fn compare(shape: [&[(usize, usize)]; 2]) {
+    /// Runs of these many targets and entries.
+    fn compare(shape: &[(usize, usize)]) {
         const BINS: usize = 97;
-        let parts = shape.map(|runs| runs.iter().map(|&(targets, entries)| Run { targets, entries }).collect());
-        let all = || shape.into_iter().flatten();
-        let entries: usize = all().map(|(targets, entries)| targets * entries).sum();
-        // A part has each target once; 31 goes round all 97 bins.
-        let of_part = |part: &[(usize, usize)]| part.iter().map(|run| run.0).sum::<usize>();
+        let runs: Vec<Run> = shape.iter().map(|&(targets, entries)| Run { targets, entries }).collect();
+        let of_all: usize = shape.iter().map(|(targets, entries)| targets * entries).sum();
+        // Each target once; 31 goes round all 97 bins.
         let targets: Vec<u16> =
-            shape.iter().flat_map(|part| (0..of_part(part)).map(|t| (t * 31 % BINS) as u16)).collect();
-        let sources: Vec<u16> = (0..entries).map(|e| (e * 7919 % BINS) as u16).collect();
-        let stored: Vec<f32> = (0..entries).map(|e| noise(e + 5)).collect();
+            (0..shape.iter().map(|run| run.0).sum()).map(|t: usize| (t * 31 % BINS) as u16).collect();
+        let sources: Vec<u16> = (0..of_all).map(|e| (e * 7919 % BINS) as u16).collect();
+        let stored: Vec<f32> = (0..of_all).map(|e| noise(e + 5)).collect();
         let (x, before) = (spectrum(BINS, 1000), spectrum(BINS, 2000));
 
-        let mut want: Vec<[f64; 2]> = before.iter().map(|z| [f64::from(z.re), f64::from(z.im)]).collect();
-        let (mut target, mut entry) = (0, 0);
-        for (part, sign) in shape.into_iter().zip([1.0, -1.0]) {
-            for &(count, entries) in part {
-                for _ in 0..count * usize::from(entries > 0) {
+        for held in [Held::Sum, Held::Nothing] {
+            let mut want: Vec<[f64; 2]> = before.iter().map(|z| [f64::from(z.re), f64::from(z.im)]).collect();
+            let (mut target, mut entry) = (0, 0);
+            for &(count, entries) in shape {
+                for _ in 0..count {
+                    let z = &mut want[usize::from(targets[target])];
+                    if held == Held::Nothing {
+                        *z = [0.0; 2];
+                    }
                     for _ in 0..entries {
                         let (x, c) = (x[usize::from(sources[entry])], f64::from(stored[entry]));
-                        let z = &mut want[usize::from(targets[target])];
                         z[0] += 0.75 * c * f64::from(x.re);
-                        z[1] += sign * 0.75 * c * f64::from(x.im);
+                        z[1] += 0.75 * c * f64::from(x.im);
                         entry += 1;
                     }
                     target += 1;
                 }
             }
-        }
 
-        let (targets, sources) = (Below::new(targets.into()), Below::new(sources.into()));
-        let close = |got: &[Complex32], what: &str| {
-            for (bin, (got, want)) in got.iter().zip(&want).enumerate() {
-                let error = (f64::from(got.re) - want[0]).abs().max((f64::from(got.im) - want[1]).abs());
-                assert!(error < 1e-5, "{what} {shape:?}, bin {bin}: {got} for {want:?}");
+            let (targets, sources) = (Below::new(targets.as_slice().into()), Below::new(sources.as_slice().into()));
+            let runs = || Runs::new(&runs, &targets, &sources);
+            let close = |got: &[Complex32], what: &str| {
+                for (bin, (got, want)) in got.iter().zip(&want).enumerate() {
+                    let error = (f64::from(got.re) - want[0]).abs().max((f64::from(got.im) - want[1]).abs());
+                    assert!(error < 1e-5, "{what} {shape:?} {held:?}, bin {bin}: {got} for {want:?}");
+                }
+            };
+            let mut z = before.clone();
+            runs().sums(&stored, 0.75, &x, &mut z, held, &mut Ahead::default());
+            close(&z, "chosen");
+            let mut z = before.clone();
+            for run in runs() {
+                match held {
+                    Held::Nothing => run.sums_from::<false>(0, &stored, 0.75, &x, &mut z),
+                    Held::Sum => run.sums_from::<true>(0, &stored, 0.75, &x, &mut z),
+                }
             }
-        };
-        let mut z = before.clone();
-        Runs::new(&parts, &targets, &sources).add(&stored, 0.75, &x, &mut z, &mut Ahead::default());
-        close(&z, "chosen");
-        let mut z = before;
-        for run in Runs::new(&parts, &targets, &sources) {
-            run.add_from(0, &stored, 0.75, &x, &mut z);
+            close(&z, "one by one");
         }
-        close(&z, "one by one");
     }
 
     #[test]
     fn sums_agree_with_plain_ones_in_f64() {
-        for entries in 1..=13 {
+        for entries in 0..=13 {
             for targets in [1, 2, 3, 4, 31, 32, 33, 34, 97] {
-                compare([&[(targets, entries)], &[]]);
-                compare([&[], &[(targets, entries)]]);
+                compare(&[(targets, entries)]);
             }
         }
-        compare([&[(40, 1), (20, 2), (3, 9)], &[(41, 1), (7, 3), (5, 4), (1, 8)]]);
+        compare(&[(9, 0), (40, 1), (20, 2), (7, 3), (3, 9)]);
     }
 
     #[test]
     fn what_lies_outside_is_refused() {
-        let parts = [[Run { targets: 2, entries: 1 }].into(), [].into()];
+        let runs = [Run { targets: 2, entries: 1 }];
         let (targets, sources) = (Below::new([3u16, 8].into()), Below::new([5u16, 1].into()));
-        let add = |factors: usize, from: usize, to: usize| {
+        let done = |factors: usize, from: usize, to: usize| {
             let (stored, x, mut z) = (vec![0.0; factors], spectrum(from, 0), spectrum(to, 0));
-            let work = || Runs::new(&parts, &targets, &sources).add(&stored, 1.0, &x, &mut z, &mut Ahead::default());
+            let runs = Runs::new(&runs, &targets, &sources);
+            let work = || runs.sums(&stored, 1.0, &x, &mut z, Held::Sum, &mut Ahead::default());
             std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).is_ok()
         };
-        assert!(add(2, 6, 9));
-        assert!(!add(2, 5, 9) && !add(2, 6, 8) && !add(1, 6, 9));
+        assert!(done(2, 6, 9));
+        assert!(!done(2, 5, 9) && !done(2, 6, 8) && !done(1, 6, 9));
     }
 }

@@ -23,6 +23,9 @@ use passes::{Stage, circle, radices, times};
 /// Elements whose passes stay in a first-level cache of 32 KB, with room for what else is touched.
 const CACHED: usize = (16 << 10) / size_of::<LaneBin>();
 
+/// Of a [source](LaneFft::sources): that the conjugate of what is there is meant. The sign of a 32-bit float.
+pub const CONJUGATE: u32 = 1 << 31;
+
 /// Spectra that a [`LaneFft`] made.
 #[derive(Debug, Clone, Copy)]
 pub struct LaneSpectra<'a> {
@@ -47,7 +50,7 @@ pub struct LaneFft {
     /// M.
     half: usize,
     stages: Box<[Stage]>,
-    slots: Box<[u32]>,
+    sources: Box<[u32]>,
     /// `e^{−2πi·k/N}` for `k ≤ M/2`.
     turns: Box<[Complex32]>,
 }
@@ -76,9 +79,10 @@ impl LaneFft {
             slot as u32
         };
         // Bin M has no place in the complex transform, and gets the one after it.
-        let slots = (0..half).map(slot).chain([half as u32]).collect();
+        let slots = || (0..half).map(slot).chain([half as u32]);
+        let sources = slots().chain(slots().map(|slot| slot | CONJUGATE)).collect();
         let turns = (0..=half / 2).map(|k| circle(k, len)).collect();
-        Some(Self { half, stages, slots, turns })
+        Some(Self { half, stages, sources, turns })
     }
 
     /// Number of real values of a row, N.
@@ -94,7 +98,12 @@ impl LaneFft {
 
     /// Where the bins are: bin b at `slots()[b]`.
     pub fn slots(&self) -> &[u32] {
-        &self.slots
+        &self.sources[..self.bins()]
+    }
+
+    /// [`slots`](Self::slots), and then the same with [`CONJUGATE`]: what [`Plan`](super::Plan)'s entries read.
+    pub fn sources(&self) -> &[u32] {
+        &self.sources
     }
 
     /// `spectra[slots[b]] = Σ_q row[q] · e^{−2πi·q·b/N}` for `b ≤ N/2`, of every row of `rows` (row-major, N columns, at
@@ -138,14 +147,14 @@ impl LaneFft {
     /// The slots of every pair of bins `(k, M − k)`, `0 < k < M/2`, and `e^{−2πi·k/N}`.
     #[inline(always)]
     fn pairs(&self) -> impl Iterator<Item = ((&u32, &u32), &Complex32)> {
-        let slots = &self.slots[1..self.half];
+        let slots = &self.slots()[1..self.half];
         slots.iter().zip(slots.iter().rev()).zip(&self.turns[1..]).take((self.half - 1) / 2)
     }
 
     /// The bin that is its own partner, `M/2`.
     #[inline(always)]
     fn middle<'b>(&self, bins: &'b mut [LaneBin]) -> Option<&'b mut LaneBin> {
-        let slot = self.half.is_multiple_of(2).then(|| self.slots[self.half / 2])?;
+        let slot = self.half.is_multiple_of(2).then(|| self.slots()[self.half / 2])?;
         bins.get_mut(slot as usize)
     }
 
