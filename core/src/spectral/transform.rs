@@ -172,14 +172,10 @@ impl<const ADD: bool> Widest for ApplyLanes<'_, ADD> {
         let Self { plan, stored, scale, input, output } = self;
         let (from, to) = (input.fft.sources(), output.fft.slots());
         for_runs!(plan, |run| {
-            if run.entries() == 0 {
-                if !ADD {
-                    run.targets().iter().for_each(|target| output.bins[to[target.at()] as usize] = LaneBin::ZERO);
-                }
-                continue;
+            if !ADD && run.entries() == 0 {
+                run.targets().iter().for_each(|target| output.bins[to[target.at()] as usize] = LaneBin::ZERO);
             }
-            let stored = stored[run.stored()].chunks_exact(run.entries());
-            for (target, (sources, stored)) in run.targets().iter().zip(run.sources().zip(stored)) {
+            for (target, (sources, stored)) in run.targets().iter().zip(run.sources().zip(run.factors(stored))) {
                 let mut sum = LaneBin::ZERO;
                 for (source, &c) in sources.iter().zip(stored) {
                     let (slot, signed) = placed(from[source.at()], c);
@@ -202,11 +198,7 @@ impl<const ADD: bool> Widest for ApplyLanes<'_, ADD> {
 fn adjoint_row(plan: &Plan, stored: &[f32], scale: f32, upstream: &[Complex32], output: &mut [Complex32]) {
     let bins = output.len();
     for_runs!(plan, |run| {
-        if run.entries() == 0 {
-            continue;
-        }
-        let stored = stored[run.stored()].chunks_exact(run.entries());
-        for (target, (sources, stored)) in run.targets().iter().zip(run.sources().zip(stored)) {
+        for (target, (sources, stored)) in run.targets().iter().zip(run.sources().zip(run.factors(stored))) {
             let g = upstream[target.at()] * scale;
             for (source, &c) in sources.iter().zip(stored) {
                 let (bin, im) = if source.at() < bins { (source.at(), g.im) } else { (source.at() - bins, -g.im) };
@@ -232,11 +224,7 @@ impl Widest for AdjointLanes<'_> {
         let Self { plan, stored, scale, upstream, output } = self;
         let (from, to) = (upstream.fft.slots(), output.fft.sources());
         for_runs!(plan, |run| {
-            if run.entries() == 0 {
-                continue;
-            }
-            let stored = stored[run.stored()].chunks_exact(run.entries());
-            for (target, (sources, stored)) in run.targets().iter().zip(run.sources().zip(stored)) {
+            for (target, (sources, stored)) in run.targets().iter().zip(run.sources().zip(run.factors(stored))) {
                 let g = scaled_bin(&upstream.bins[from[target.at()] as usize], scale);
                 for (source, &c) in sources.iter().zip(stored) {
                     let (slot, signed) = placed(to[source.at()], c);
@@ -267,11 +255,7 @@ impl Widest for GradientLanes<'_> {
         let Self { plan, scale, input, upstream, gradient } = self;
         let (of_x, of_g) = (input.fft.sources(), upstream.fft.slots());
         for_runs!(plan, |run| {
-            if run.entries() == 0 {
-                continue;
-            }
-            let out = gradient[run.stored()].chunks_exact_mut(run.entries());
-            for (target, (sources, out)) in run.targets().iter().zip(run.sources().zip(out)) {
+            for (target, (sources, out)) in run.targets().iter().zip(run.sources().zip(run.factors_mut(gradient))) {
                 let g = scaled_bin(&upstream.bins[of_g[target.at()] as usize], scale);
                 for (source, out) in sources.iter().zip(out) {
                     let (slot, sign) = placed(of_x[source.at()], 1.0);
@@ -315,11 +299,7 @@ fn total(mut lanes: [f32; LANES]) -> f32 {
 
 fn gradient_row(plan: &Plan, scale: f32, input: &[Complex32], upstream: &[Complex32], gradient: &mut [f32]) {
     for_runs!(plan, |run| {
-        if run.entries() == 0 {
-            continue;
-        }
-        let out = gradient[run.stored()].chunks_exact_mut(run.entries());
-        for (target, (sources, out)) in run.targets().iter().zip(run.sources().zip(out)) {
+        for (target, (sources, out)) in run.targets().iter().zip(run.sources().zip(run.factors_mut(gradient))) {
             let g = upstream[target.at()] * scale;
             for (source, out) in sources.iter().zip(out) {
                 let x = input[source.at()];

@@ -121,21 +121,27 @@ impl<'a, B> RunOf<'a, B> {
         self.targets
     }
 
-    /// The bins of each target's entries, of which there are some.
+    /// The bins of each target's entries; nothing if they have none.
     #[inline(always)]
     pub fn sources(&self) -> std::slice::ChunksExact<'a, B> {
-        self.sources.chunks_exact(self.entries)
+        self.sources.chunks_exact(self.entries.max(1))
+    }
+
+    /// The factors of each target's entries, among those of all; nothing if they have none.
+    #[inline(always)]
+    pub fn factors<'f>(&self, all: &'f [f32]) -> std::slice::ChunksExact<'f, f32> {
+        all[self.stored.clone()].chunks_exact(self.entries.max(1))
+    }
+
+    /// [`factors`](Self::factors), to be written.
+    #[inline(always)]
+    pub fn factors_mut<'f>(&self, all: &'f mut [f32]) -> std::slice::ChunksExactMut<'f, f32> {
+        all[self.stored.clone()].chunks_exact_mut(self.entries.max(1))
     }
 
     /// Entries of each target.
     #[inline(always)]
     pub fn entries(&self) -> usize {
         self.entries
-    }
-
-    /// Where the entries' factors are among all.
-    #[inline(always)]
-    pub fn stored(&self) -> Range<usize> {
-        self.stored.clone()
     }
 }

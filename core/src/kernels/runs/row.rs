@@ -92,7 +92,7 @@ impl<B: Index> RunOf<'_, B> {
         z: &mut [Complex32],
     ) {
         let entries = if ENTRIES == 0 { self.entries } else { ENTRIES };
-        let factors = stored[self.stored()].chunks_exact(entries).skip(first);
+        let factors = stored[self.stored.clone()].chunks_exact(entries).skip(first);
         let sources = self.sources.chunks_exact(entries).skip(first);
         for (target, (sources, factors)) in self.targets[first..].iter().zip(sources.zip(factors)) {
             let mut sum = Complex32::default();
