@@ -13,8 +13,9 @@
 use std::num::NonZeroUsize;
 use std::path::Path;
 
+use super::affinity::CoreSet;
+
 /// Where Linux describes the cores.
-#[cfg(any(target_os = "linux", target_os = "android"))]
 const SYSFS: &str = "/sys/devices/system/cpu";
 
 /// A file of one core's folder that says how fast it is, and the percentage of the largest value from which a core is fast.
@@ -43,9 +44,8 @@ impl Cores {
     /// Those the calling thread may use now.
     pub fn of_this_thread() -> Self {
         let quota = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        #[cfg(any(target_os = "linux", target_os = "android"))]
-        if let Some(allowed) = affinity::allowed() {
-            return Self::read(Path::new(SYSFS), allowed, quota);
+        if let Some(allowed) = CoreSet::of_this_thread() {
+            return Self::read(Path::new(SYSFS), allowed.cores().collect(), quota);
         }
         let all: Vec<usize> = (0..quota).collect();
         Self { fast: all.clone(), allowed: all, quota }
@@ -53,7 +53,6 @@ impl Cores {
 
     /// Picks the fast cores among `allowed` by what the files under `sysfs` say. Files that are missing or hold anything
     /// but a positive number make their measure void; without a measure all cores are taken for fast.
-    #[cfg_attr(not(any(target_os = "linux", target_os = "android")), allow(dead_code))]
     fn read(sysfs: &Path, allowed: Vec<usize>, quota: usize) -> Self {
         let speeds = |measure: &Measure| -> Option<Vec<u64>> {
             let speed = |core: &usize| {
@@ -90,47 +89,13 @@ impl Cores {
     }
 
     /// Whether `threads` threads are better kept to the fast cores than left to the scheduler.
-    pub(super) fn should_pin(&self, threads: usize) -> bool {
+    fn should_pin(&self, threads: usize) -> bool {
         threads <= self.fast.len() && self.fast.len() < self.allowed.len()
     }
 
-    /// Keeps the calling thread to the fast cores, any of them. It is a wish: where the system does not grant it, the thread runs
-    /// where it did.
-    pub(super) fn pin_this_thread(&self) {
-        #[cfg(any(target_os = "linux", target_os = "android"))]
-        affinity::set(&self.fast);
-    }
-}
-
-/// The scheduler's affinity mask of the calling thread.
-#[cfg(any(target_os = "linux", target_os = "android"))]
-mod affinity {
-    /// Cores that a mask has room for.
-    const MOST: usize = 8 * size_of::<libc::cpu_set_t>();
-
-    /// The cores the calling thread may run on, ascending; `None` if the system does not say or has more than a mask holds.
-    pub(super) fn allowed() -> Option<Vec<usize>> {
-        // SAFETY: a mask is plain integers, for which zeros are the empty set.
-        let mut mask: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-        // SAFETY: `mask` is writable and as long as said; 0 names the calling thread.
-        if unsafe { libc::sched_getaffinity(0, size_of_val(&mask), &raw mut mask) } != 0 {
-            return None;
-        }
-        // SAFETY: `core` is below the number of bits of the mask.
-        let cores: Vec<usize> = (0..MOST).filter(|&core| unsafe { libc::CPU_ISSET(core, &mask) }).collect();
-        (!cores.is_empty()).then_some(cores)
-    }
-
-    /// Restricts the calling thread to `cores`, if the system lets it.
-    pub(super) fn set(cores: &[usize]) {
-        // SAFETY: a mask is plain integers, for which zeros are the empty set.
-        let mut mask: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-        for &core in cores.iter().filter(|&&core| core < MOST) {
-            // SAFETY: `core` is below the number of bits of the mask.
-            unsafe { libc::CPU_SET(core, &mut mask) };
-        }
-        // SAFETY: `mask` is readable and as long as said; 0 names the calling thread. An empty mask is refused.
-        let _refused = unsafe { libc::sched_setaffinity(0, size_of_val(&mask), &raw const mask) };
+    /// Where the workers of a pool of `threads` threads run: on any fast core, if those are enough for all of them.
+    pub(super) fn home(&self, threads: usize) -> CoreSet {
+        CoreSet::of(if self.should_pin(threads) { &self.fast } else { &self.allowed })
     }
 }
 
@@ -168,7 +133,8 @@ mod tests {
         for root in [&by_capacity, &by_clock] {
             let cores = Cores::read(root.path(), all.clone(), 8);
             assert_eq!((cores.fast(), cores.allowed(), cores.threads()), (&[4, 5, 6, 7][..], &all[..], 4));
-            assert!(cores.should_pin(4) && cores.should_pin(2) && !cores.should_pin(5));
+            assert_eq!([2, 4].map(|threads| cores.home(threads)), [CoreSet::of(&[4, 5, 6, 7]); 2]);
+            assert_eq!(cores.home(5), CoreSet::of(&all));
         }
     }
 
@@ -177,7 +143,7 @@ mod tests {
         let root = tree((0..8).map(|core| (core, CAPACITY, PHONE[core])));
         assert_eq!(fast_of(&root, &[0, 1, 2, 3]), [0, 1, 2, 3]);
         assert_eq!(fast_of(&root, &[1, 3, 5]), [5]);
-        assert!(!Cores::read(root.path(), vec![0, 1], 2).should_pin(1));
+        assert_eq!(Cores::read(root.path(), vec![0, 1], 2).home(1), CoreSet::of(&[0, 1]));
     }
 
     #[test]
@@ -192,7 +158,7 @@ mod tests {
         let root = tree(all.iter().map(|&core| (core, CLOCK, "3400000\n")));
         let cores = Cores::read(root.path(), all.clone(), 6);
         assert_eq!((cores.fast(), cores.threads()), (&all[..], 6));
-        assert!(!cores.should_pin(6));
+        assert_eq!(cores.home(6), CoreSet::of(&all));
     }
 
     #[test]
@@ -218,22 +184,5 @@ mod tests {
             "{cores:?}"
         );
         assert!((1..=std::thread::available_parallelism().unwrap().get()).contains(&cores.threads()), "{cores:?}");
-    }
-
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    #[test]
-    fn a_pinned_thread_stays_on_the_fast_cores() {
-        let before = Cores::of_this_thread();
-        let last = *before.allowed().last().unwrap();
-        std::thread::spawn(move || {
-            Cores { fast: vec![last], ..Cores::of_this_thread() }.pin_this_thread();
-            assert_eq!(Cores::of_this_thread().allowed(), [last]);
-            // A wish that cannot be granted changes nothing.
-            Cores { fast: Vec::new(), ..Cores::of_this_thread() }.pin_this_thread();
-            assert_eq!(Cores::of_this_thread().allowed(), [last]);
-        })
-        .join()
-        .unwrap();
-        assert_eq!(Cores::of_this_thread(), before);
     }
 }

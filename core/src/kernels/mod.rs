@@ -11,6 +11,7 @@ mod multiversion;
 
 mod activation_type;
 mod activations;
+mod affinity;
 mod aligned;
 pub mod attention;
 pub mod ceiling;
@@ -26,6 +27,7 @@ mod lane_bin;
 mod matrix;
 mod panel;
 mod parallel;
+mod places;
 mod pool;
 mod prefetch;
 pub mod runs;

@@ -4,17 +4,20 @@
 //! before they sleep, publishing a job is one atomic store, and nothing is allocated per job. A job never waits for
 //! a worker that has not joined it, so a machine whose other cores are busy still makes progress at the
 //! caller's own pace. A worker that shares its core with another program gives it up between jobs, of its own accord and
-//! before the scheduler takes it: losing it with a task in hand would hold up the whole job.
+//! before the scheduler takes it: losing it with a task in hand would hold up the whole job. The caller, without whom nothing goes on,
+//! moves to another core when it loses its own ([`Places`]).
 
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::affinity::Thread;
+use super::places::Places;
 use super::prefetch::{Shelf, Spans, ask_some};
 use super::{Cores, KernelError};
 
@@ -52,6 +55,8 @@ struct Shared {
     next: Box<[Padded<AtomicUsize>]>,
     /// What each worker fetches when it next waits.
     shelves: Box<[Padded<Shelf>]>,
+    /// Who the workers are, from the moment they run.
+    workers: Box<[OnceLock<Thread>]>,
     job: UnsafeCell<Option<Job>>,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     stop: AtomicBool,
@@ -75,10 +80,11 @@ thread_local! {
 /// `threads - 1` worker threads that work beside the thread calling [`run`](Self::run). Dropping it joins them.
 ///
 /// Where the machine has cores of different speeds and the fast ones are enough for `threads`, the workers (never the caller's thread)
-/// keep to those, any of them ([`Cores`]).
+/// keep to those, any of them ([`Cores`]). Where another program takes the caller's core in the middle of its jobs, the caller moves to the next
+/// one that it is allowed; its affinity stays as it was (Linux and Android).
 pub struct Pool {
     shared: Arc<Shared>,
-    submit: Mutex<()>,
+    submit: Mutex<Places>,
     workers: Vec<JoinHandle<()>>,
 }
 
@@ -99,6 +105,7 @@ impl Pool {
             gate: Padded(AtomicU64::new(0)),
             next: (0..threads).map(|_| Padded(AtomicUsize::new(0))).collect(),
             shelves: (0..threads).map(|_| Padded(Shelf::default())).collect(),
+            workers: (1..threads).map(|_| OnceLock::new()).collect(),
             job: UnsafeCell::new(None),
             panic: Mutex::new(None),
             stop: AtomicBool::new(false),
@@ -106,15 +113,18 @@ impl Pool {
             sleep: Mutex::new(()),
             wake: Condvar::new(),
         });
-        let cores = Some(Cores::of_this_thread()).filter(|cores| cores.should_pin(threads)).map(Arc::new);
-        let mut pool = Self { shared, submit: Mutex::new(()), workers: Vec::with_capacity(threads - 1) };
+        let home = Cores::of_this_thread().home(threads);
+        let submit = Mutex::new(Places::new(threads - 1, home));
+        let mut pool = Self { shared, submit, workers: Vec::with_capacity(threads - 1) };
         for worker in 1..threads {
-            let (shared, cores) = (Arc::clone(&pool.shared), cores.clone());
+            let shared = Arc::clone(&pool.shared);
             let handle = std::thread::Builder::new()
                 .name(format!("timbre-{worker}"))
                 .spawn(move || {
-                    if let Some(cores) = cores {
-                        cores.pin_this_thread();
+                    if let Some(thread) = Thread::this() {
+                        // A wish: where the system does not grant it, the worker runs where it did.
+                        thread.keep_to(&home);
+                        shared.workers[worker - 1].get_or_init(|| thread);
                     }
                     shared.work(worker);
                 })
@@ -187,12 +197,13 @@ impl Pool {
             task(worker, 0..tasks);
             return;
         }
-        let turn = lock(&self.submit);
+        let mut places = lock(&self.submit);
         if self.workers.is_empty() || tasks == 1 {
             let _running = Running::enter(shared, 0);
             task(0, 0..tasks);
             return;
         }
+        places.look(&shared.workers);
         // SAFETY: only the lifetime is erased. The pointer is followed only by workers inside the gate, and this function does not
         // return before the gate is closed and empty.
         let task: *const Task<'static> = unsafe { std::mem::transmute::<*const Task<'_>, *const Task<'static>>(task) };
@@ -207,7 +218,7 @@ impl Pool {
         // SAFETY: as above, the gate is closed and empty again.
         unsafe { *shared.job.get() = None };
         let panic = lock(&shared.panic).take();
-        drop(turn);
+        drop(places);
         if let Some(payload) = panic {
             resume_unwind(payload);
         }
