@@ -5,6 +5,7 @@ use bytemuck::Pod;
 use super::formats::{GROUP, MAX_BLOCK};
 use super::isa::Form;
 use super::panel::Batch;
+use super::prefetch::ask_to_write;
 use super::{ActivationType, Aligned, Compute, Tier, Widest, widest};
 use crate::gguf::GgmlType;
 
@@ -203,6 +204,14 @@ impl Activations {
         let block_sums = Parts::new(&mut self.block_sums);
         let words = Parts::new(&mut self.words);
         let load_row = |t: usize| {
+            if int8_form && t + 1 < rows {
+                // Both threads have read the lines: a store would wait for the other's copy to go.
+                lanes.expect(t + 1, stride);
+                fine.expect(t + 1, stride);
+                scales.expect(t + 1, stride / GROUP);
+                sums.expect(t + 1, stride / GROUP);
+                block_sums.expect(t + 1, stride / BLOCK);
+            }
             let row = row_of(t);
             if f32_form {
                 // SAFETY: each row is loaded by one task, and rows do not overlap.
@@ -387,6 +396,12 @@ impl<'a, T> Parts<'a, T> {
         assert!((i + 1) * len <= self.len, "part outside its buffer");
         // SAFETY: inside the borrowed buffer by the check above; exclusive by the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(i * len), len) }
+    }
+
+    /// Asks for the lines of part `i` of `len` elements, which need not be one: it is written soon.
+    fn expect(&self, i: usize, len: usize) {
+        let start = self.start.wrapping_add(i * len).cast::<u8>();
+        (0..len * size_of::<T>()).step_by(64).for_each(|byte| ask_to_write(start.wrapping_add(byte)));
     }
 }
 
