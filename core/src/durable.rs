@@ -4,17 +4,20 @@
 //! target, and the folder is flushed. Imports no other room.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Bytes gathered before they are handed to the system.
-const BUFFER: usize = 1 << 20;
+/// Bytes handed to the system at a time: a huge page, because Linux keeps a file in pages as large as the pieces it was written in, and a
+/// model is read faster from large ones.
+pub const PIECE: usize = 2 << 20;
 
 /// Writes to a hidden sibling of `target` and renames it over `target` in [`Self::commit`]. Until then, and if it is
 /// dropped instead, whatever was at `target` stays as it was.
 pub struct AtomicFile {
-    writer: Option<BufWriter<File>>,
+    file: Option<File>,
+    /// What does not make a piece yet.
+    piece: Vec<u8>,
     temp: PathBuf,
     target: PathBuf,
 }
@@ -29,8 +32,7 @@ impl AtomicFile {
             let temp = sibling(target)?;
             match OpenOptions::new().write(true).create_new(true).open(&temp) {
                 Ok(file) => {
-                    let writer = Some(BufWriter::with_capacity(BUFFER, file));
-                    return Ok(Self { writer, temp, target: target.to_owned() });
+                    return Ok(Self { file: Some(file), piece: Vec::new(), temp, target: target.to_owned() });
                 }
                 // Left behind by a process that had this number and was killed.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -44,10 +46,9 @@ impl AtomicFile {
     /// # Errors
     /// If the disk is full or gone; whatever was at the target then stands.
     pub fn commit(mut self) -> io::Result<()> {
-        let Some(writer) = self.writer.take() else { return Ok(()) };
-        let file = writer.into_inner().map_err(io::IntoInnerError::into_error);
-        let placed = file.and_then(|file| {
-            file.sync_all()?;
+        self.flush()?;
+        let Some(file) = self.file.take() else { return Err(broken()) };
+        let placed = file.sync_all().and_then(|()| {
             drop(file); // Windows does not rename an open file
             fs::rename(&self.temp, &self.target)
         });
@@ -61,25 +62,43 @@ impl AtomicFile {
 
 impl Write for AtomicFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match &mut self.writer {
-            Some(writer) => writer.write(bytes),
-            None => Ok(0),
+        let bytes = &bytes[..bytes.len().min(PIECE - self.piece.len())];
+        self.piece.extend_from_slice(bytes);
+        if self.piece.len() == PIECE {
+            self.flush()?;
         }
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.writer.as_mut().map_or(Ok(()), Write::flush)
+        let Some(file) = &mut self.file else { return Err(broken()) };
+        let written = file.write_all(&self.piece);
+        self.piece.clear();
+        if written.is_err() {
+            // Some of the piece may be in the file: there is no going on from here.
+            self.discard();
+        }
+        written
+    }
+}
+
+impl AtomicFile {
+    fn discard(&mut self) {
+        if self.file.take().is_some() {
+            // Best effort: a sibling that stays is in nobody's way.
+            let _ = fs::remove_file(&self.temp);
+        }
     }
 }
 
 impl Drop for AtomicFile {
     fn drop(&mut self) {
-        if let Some(writer) = self.writer.take() {
-            // What is still buffered is not wanted any more.
-            drop(writer.into_parts().0);
-            let _ = fs::remove_file(&self.temp);
-        }
+        self.discard();
     }
+}
+
+fn broken() -> io::Error {
+    io::Error::other("an earlier write failed")
 }
 
 /// Makes `dir` a folder of these files. One that is not there yet appears whole; in one that is, files are replaced in order.
@@ -127,4 +146,53 @@ fn folder(path: &Path) -> &Path {
 /// Makes a rename in `folder` last. Only Unix can open a folder for this; elsewhere the file system's journal does.
 fn sync_folder(folder: &Path) -> io::Result<()> {
     if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_what_was_written_in_whatever_amounts() {
+        let dir = tempfile::tempdir().unwrap();
+        let whole: Vec<u8> = (0..2 * PIECE + 12_345).map(|i| (i % 251) as u8).collect();
+        for amounts in [&[usize::MAX][..], &[1, PIECE - 1, 3, PIECE], &[PIECE + 7], &[1000]] {
+            let target = dir.path().join("file");
+            let mut out = AtomicFile::create(&target).unwrap();
+            let mut rest = &whole[..];
+            for &amount in amounts.iter().cycle() {
+                let (now, later) = rest.split_at(amount.min(rest.len()));
+                out.write_all(now).unwrap();
+                rest = later;
+                if rest.is_empty() {
+                    break;
+                }
+            }
+            assert!(!target.exists());
+            out.commit().unwrap();
+            assert!(fs::read(&target).unwrap() == whole, "{amounts:?}");
+            fs::remove_file(&target).unwrap();
+        }
+    }
+
+    /// `/dev/full` takes nothing, like a disk without room.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_write_that_failed_is_not_gone_on_from() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("file");
+        fs::write(&target, b"before").unwrap();
+        for pieces in [0, 1] {
+            let mut out = AtomicFile::create(&target).unwrap();
+            out.file = Some(OpenOptions::new().write(true).open("/dev/full").unwrap());
+            let written = out.write_all(&vec![1; pieces * PIECE + 5]);
+            assert_eq!(written.is_err(), pieces > 0);
+            if pieces > 0 {
+                assert!(out.write_all(&vec![1; PIECE]).is_err());
+            }
+            assert!(out.commit().is_err());
+            let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            assert_eq!((left, fs::read(&target).unwrap()), (vec!["file".into()], b"before".to_vec()));
+        }
+    }
 }

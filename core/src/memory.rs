@@ -60,6 +60,8 @@ pub struct MemorySplit {
     pub file_bytes: u64,
     /// The part of `file_bytes` that is shared memory and has no file to go back to.
     pub shmem_bytes: u64,
+    /// The part of `file_bytes` that is mapped in huge pages; 0 as well from systems that do not say.
+    pub huge_bytes: u64,
     /// Anonymous pages that were moved out to swap; not resident, so in none of the above.
     pub swap_bytes: u64,
 }
@@ -77,7 +79,10 @@ impl MemorySplit {
         let swap_bytes = rollup.bytes("Swap")?;
         let shmem_bytes = ProcFile::read(STATUS)?.bytes("RssShmem")?;
         let file_bytes = resident_bytes.saturating_sub(anon_bytes);
-        Ok(Self { resident_bytes, anon_bytes, file_bytes, shmem_bytes: shmem_bytes.min(file_bytes), swap_bytes })
+        // A field since Linux 5.4.
+        let huge_bytes = rollup.bytes("FilePmdMapped").unwrap_or(0).min(file_bytes);
+        let shmem_bytes = shmem_bytes.min(file_bytes);
+        Ok(Self { resident_bytes, anon_bytes, file_bytes, shmem_bytes, huge_bytes, swap_bytes })
     }
 }
 

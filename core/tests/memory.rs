@@ -5,7 +5,7 @@ use std::hint::black_box;
 use std::io::{BufWriter, Write};
 use std::time::Duration;
 
-use timbre::gguf::Gguf;
+use timbre::gguf::{Advice, Gguf};
 use timbre::memory::{MemorySplit, PeakAnon};
 
 const MB: u64 = 1 << 20;
@@ -55,11 +55,13 @@ fn heap_is_anonymous_and_a_mapped_model_is_not() {
     let before = MemorySplit::of_this_process().unwrap();
     assert!(before.anon_bytes < start.anon_bytes + 4 * MB, "freed heap is still counted: {before:?}");
     let gguf = Gguf::open(&path).unwrap();
+    gguf.advise_all(Advice::Huge);
     let data = gguf.data(gguf.tensor("t").unwrap());
     assert_eq!(black_box(data).iter().map(|&b| u64::from(b)).sum::<u64>(), SIZE);
     let mapped = MemorySplit::of_this_process().unwrap();
     let (anon, file) = (mapped.anon_bytes.abs_diff(before.anon_bytes), mapped.file_bytes - before.file_bytes);
     assert!((SIZE..SIZE + 4 * MB).contains(&file), "a mapped file of 64 MB grew file-backed memory by {file}");
+    assert!(mapped.huge_bytes <= mapped.file_bytes, "{mapped:?}");
     assert!(anon < 4 * MB, "reading a map changed anonymous memory by {anon}");
 
     // The heap came and went between two looks, but the sampler saw it; the map it did not count.

@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
+use timbre::durable::PIECE;
 use zip::ZipArchive;
 
 use super::FetchError;
@@ -65,20 +66,22 @@ impl<'a> Stage<'a> {
         progress: &Progress,
         unreadable: impl FnOnce(io::Error) -> FetchError,
     ) -> Result<(), FetchError> {
-        let mut buffer = vec![0; 1 << 16];
+        let mut piece = Vec::with_capacity(PIECE);
         loop {
-            let count = match reader.read(&mut buffer) {
+            // Pieces end where huge pages do, wherever the part before ended.
+            let room = PIECE as u64 - self.written % PIECE as u64;
+            piece.clear();
+            match reader.by_ref().take(room).read_to_end(&mut piece) {
                 Ok(0) => return Ok(()),
-                Ok(count) => count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Ok(_) => {}
                 Err(error) => return Err(unreadable(error)),
-            };
-            self.written += count as u64;
+            }
+            self.written += piece.len() as u64;
             if self.written > self.model.bytes {
                 return Err(FetchError::TooLong { file: self.model.file.to_owned(), limit: self.model.bytes });
             }
-            self.digest.update(&buffer[..count]);
-            self.file.write_all(&buffer[..count]).map_err(FetchError::io("write", self.file.path()))?;
+            self.digest.update(&piece);
+            self.file.write_all(&piece).map_err(FetchError::io("write", self.file.path()))?;
             progress.set(self.written);
         }
     }

@@ -77,6 +77,7 @@ impl Rate {
 struct Memory {
     anon_bytes: u64,
     file_bytes: u64,
+    huge_bytes: u64,
     kv_bytes: usize,
     peak_anon_bytes: u64,
 }
@@ -225,6 +226,7 @@ impl Bench {
             (Ok(split), Some(Ok(peak_anon_bytes))) => Some(Memory {
                 anon_bytes: split.anon_bytes,
                 file_bytes: split.file_bytes,
+                huge_bytes: split.huge_bytes,
                 kv_bytes: session.kv_bytes(),
                 peak_anon_bytes,
             }),
@@ -352,10 +354,11 @@ impl Report {
         }
         if let Some(m) = &self.memory {
             output::line(&format!(
-                "memory   {} anonymous (peak {}), {} file-backed; KV cache {}",
+                "memory   {} anonymous (peak {}), {} file-backed, {} of it in huge pages; KV cache {}",
                 output::bytes(m.anon_bytes),
                 output::bytes(m.peak_anon_bytes),
                 output::bytes(m.file_bytes),
+                output::bytes(m.huge_bytes),
                 output::bytes(m.kv_bytes as u64)
             ))?;
         }

@@ -58,7 +58,7 @@ fn one_object_with_the_agreed_keys() {
         }
         if cfg!(any(target_os = "linux", target_os = "android")) {
             let memory = &report["memory"];
-            assert_eq!(keys(memory), ["anon_bytes", "file_bytes", "kv_bytes", "peak_anon_bytes"]);
+            assert_eq!(keys(memory), ["anon_bytes", "file_bytes", "huge_bytes", "kv_bytes", "peak_anon_bytes"]);
             memory.as_object().unwrap().values().for_each(positive);
         }
     }

@@ -180,6 +180,11 @@ impl Gguf {
         }
     }
 
+    /// Hints how all of the file is about to be read.
+    pub fn advise_all(&self, advice: Advice) {
+        self.map.advise(advice, 0, self.file_len());
+    }
+
     /// Asks the system to read the tensor data ahead, without waiting for it.
     pub fn advise_will_need(&self) {
         let start = self.data_start.min(self.file_len());

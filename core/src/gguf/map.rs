@@ -13,10 +13,12 @@ use super::GgufError;
 pub enum Advice {
     /// Will be needed soon: start reading it in.
     WillNeed,
-    /// Read in no particular order: do not read ahead (an embedding table, one row per token).
+    /// Read in no particular order: do not read ahead, nor in huge pages (an embedding table, one row per token).
     Random,
     /// Read from front to back: read ahead boldly.
     Sequential,
+    /// Read whole, again and again: in huge pages where the system maps files in them (Linux).
+    Huge,
 }
 
 /// A mapped file together with what identified it when it was opened.
@@ -76,13 +78,21 @@ impl Map {
     pub(super) fn advise(&self, advice: Advice, offset: usize, len: usize) {
         #[cfg(unix)]
         {
-            let advice = match advice {
-                Advice::WillNeed => memmap2::Advice::WillNeed,
-                Advice::Random => memmap2::Advice::Random,
-                Advice::Sequential => memmap2::Advice::Sequential,
-            };
             // A refused hint changes nothing but speed.
-            let _ = self.bytes.advise_range(advice, offset, len);
+            let hint = |advice| _ = self.bytes.advise_range(advice, offset, len);
+            match advice {
+                Advice::WillNeed => hint(memmap2::Advice::WillNeed),
+                Advice::Random => {
+                    hint(memmap2::Advice::Random);
+                    #[cfg(target_os = "linux")]
+                    hint(memmap2::Advice::NoHugePage);
+                }
+                Advice::Sequential => hint(memmap2::Advice::Sequential),
+                Advice::Huge => {
+                    #[cfg(target_os = "linux")]
+                    hint(memmap2::Advice::HugePage);
+                }
+            }
         }
         #[cfg(not(unix))]
         let _ = (advice, offset, len);

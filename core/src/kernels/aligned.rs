@@ -55,6 +55,17 @@ impl<T: Pod> Aligned<T> {
         Some(Self::over(bytemuck::allocation::try_zeroed_vec(len + Self::SLACK).ok()?, len))
     }
 
+    /// As [`zeroed`](Self::zeroed), in huge pages where the system has them (Linux), which come whole with the first touch.
+    pub fn huge(len: usize) -> Option<Self> {
+        let aligned = Self::zeroed(len)?;
+        #[cfg(target_os = "linux")]
+        if let Owner::Map(map) = &aligned.owner {
+            // A refused hint changes nothing but speed.
+            let _ = map.advise(memmap2::Advice::HugePage);
+        }
+        Some(aligned)
+    }
+
     fn over(mut data: Vec<T>, len: usize) -> Self {
         // Where `align_offset` cannot tell, any place will do.
         let start = data.as_ptr().align_offset(LINE).min(Self::SLACK);
@@ -87,7 +98,7 @@ mod tests {
     #[test]
     fn both_kinds_of_memory_are_zero_and_aligned() {
         for len in [0, 1, 1000, MAPPED / 4 - 1, MAPPED / 4, 100_003] {
-            for mut aligned in [Aligned::zeroed(len).unwrap(), Aligned::new(len)] {
+            for mut aligned in [Aligned::zeroed(len).unwrap(), Aligned::huge(len).unwrap(), Aligned::new(len)] {
                 assert_eq!((aligned.len(), aligned.as_ptr() as usize % LINE), (len, 0));
                 assert!(aligned.iter().all(|value| *value == 0.0));
                 aligned.fill(1.0);

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Compute, Pool, Tier};
+use super::{Aligned, Compute, Pool, Tier};
 
 /// Bytes read for [`read_bandwidth`]: past the last-level cache that a process gets on the machines this runs on.
 const BUFFER: usize = 256 << 20;
@@ -15,15 +15,18 @@ const MIN_ROUNDS: usize = 3;
 /// Least length of a round that is nothing but arithmetic, in seconds: long beside the start of a job.
 const ROUND: f64 = 0.003;
 
-/// Bytes a second that the threads of `pool` read together, from a buffer of 256 MiB that no cache holds: each thread adds up
-/// consecutive chunks of 1 MiB, with vectors as wide as the CPU has. The best of several rounds; takes about half a second.
+/// Bytes a second that the threads of `pool` read together, from a buffer of 256 MiB that no cache holds, in huge pages where the
+/// system has them: each thread adds up consecutive chunks of 1 MiB, with vectors as wide as the CPU has. The best of several rounds;
+/// takes about half a second.
 ///
 /// A product with one activation row reads every weight once and does little with it, so this bounds decoding of models that
 /// are larger than the caches. Part of a smaller model stays in the last-level cache from one token to the next, and its share
 /// can exceed 1.
 pub fn read_bandwidth(pool: &Pool) -> f64 {
+    let words = BUFFER / size_of::<u64>();
+    let mut buffer = Aligned::huge(words).unwrap_or_else(|| Aligned::new(words));
     // Written, not only reserved: pages never written are all the one page of zeros.
-    let buffer = vec![1u64; BUFFER / size_of::<u64>()];
+    buffer.fill(1u64);
     let chunks: Vec<&[u64]> = buffer.chunks(CHUNK / size_of::<u64>()).collect();
     let seconds = best_round(|| {
         pool.run(chunks.len(), &|i| {

@@ -81,6 +81,7 @@ impl Model {
         let decoder = architecture::wire(&gguf)?;
         let threads = options.threads.unwrap_or_else(|| Cores::of_this_thread().threads());
         let compute = Compute::with_activations(options.kernels, threads, options.activations)?;
+        gguf.advise_all(Advice::Huge);
         if let Some(table) = gguf.opt_tensor(&decoder.embedding.name)
             && decoder.embedding.name != decoder.head.name
         {
