@@ -36,6 +36,7 @@ pub struct Activations {
     has_f32: bool,
     has_int8: bool,
     has_words: bool,
+    alone: bool,
     values: Aligned<f32>,
     lanes: Aligned<i8>,
     fine: Aligned<i8>,
@@ -71,6 +72,9 @@ pub(super) struct Row<'a> {
     /// The fine plane likewise.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub split_fine: &'a [i8],
+    /// Whether the thread that multiplies is the only one of its pool: it has memory to itself.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+    pub alone: bool,
     /// Scale and scaled sum of each block of 32 in turn, of a row that is the only one.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub pairs: &'a [f32],
@@ -89,6 +93,7 @@ impl Activations {
             has_f32: false,
             has_int8: false,
             has_words: false,
+            alone: false,
             values: Aligned::new(max_rows.saturating_mul(max_cols)),
             lanes: Aligned::new(padded),
             fine: Aligned::new(padded),
@@ -177,6 +182,7 @@ impl Activations {
         self.has_f32 = f32_form;
         self.has_int8 = int8_form;
         self.has_words = int8_form && compute.kernels().words;
+        self.alone = compute.threads() == 1;
         if rows == 0 || cols == 0 {
             return;
         }
@@ -267,11 +273,12 @@ impl Activations {
         let stride = if self.has_int8 { self.stride } else { 0 };
         let groups = stride / GROUP;
         let words = if self.has_words { stride } else { 0 };
-        let alone = if SPLIT && self.rows == 1 && self.has_int8 { stride + MAX_BLOCK } else { 0 };
+        let split = if SPLIT && self.rows == 1 && self.has_int8 { stride + MAX_BLOCK } else { 0 };
         Row {
-            split_lanes: &self.split_lanes[..alone],
-            split_fine: &self.split_fine[..alone],
-            pairs: &self.pairs[..if alone > 0 { groups } else { 0 }],
+            split_lanes: &self.split_lanes[..split],
+            split_fine: &self.split_fine[..split],
+            alone: self.alone,
+            pairs: &self.pairs[..if split > 0 { groups } else { 0 }],
             values: &self.values[t * cols..][..cols],
             lanes: &self.lanes[t * stride..][..stride],
             fine: &self.fine[t * stride..][..stride],

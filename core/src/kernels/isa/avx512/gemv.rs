@@ -12,6 +12,9 @@ use crate::kernels::formats::GROUP;
 
 /// Bytes ahead of the products that weights are asked for: the CPU's own prefetcher stops at the end of a page.
 const AHEAD: usize = 2048;
+/// The same for a thread that has memory to itself: into the first-level cache, and into the second-level one, which can wait for more
+/// lines at a time.
+const ALONE: [usize; 2] = [1024, 6144];
 /// Bytes of a cache line.
 const LINE: usize = 64;
 
@@ -89,11 +92,11 @@ unsafe fn dots<F: Unpack, const FINE: bool, const R: usize>(
     unsafe {
         for s in 0..steps {
             let p = start.map(|p| p.add(s * F::STEP_BYTES));
-            ask(p, F::STEP_BYTES);
+            ask(p, F::STEP_BYTES, x.alone);
             step::<F, FINE, R, 0>(p, x, s * STEP, s * STEP, !0, &mut sums);
         }
         if rest > 0 {
-            ask(start.map(|p| p.add(steps * F::STEP_BYTES)), rest);
+            ask(start.map(|p| p.add(steps * F::STEP_BYTES)), rest, x.alone);
             let skip = (F::STEP_BYTES - rest) / F::BYTES;
             if steps > 0 {
                 // A last step that ends with the row; the blocks it shares with the step before it get scale and offset zero.
@@ -123,18 +126,27 @@ unsafe fn dots<F: Unpack, const FINE: bool, const R: usize>(
     sums.map(|[a, b]| _mm512_add_ps(a, b))
 }
 
-/// Asks for the lines that begin [`AHEAD`] of the `bytes` bytes at each of `p`: each once, however long the steps are.
+/// Asks for the lines that begin some way ahead of the `bytes` bytes at each of `p`: each once, however long the steps are.
 #[inline(always)]
-fn ask<const R: usize>(p: [*const u8; R], bytes: usize) {
+fn ask<const R: usize>(p: [*const u8; R], bytes: usize, alone: bool) {
     for p in p {
-        let p = p.wrapping_add(AHEAD);
-        let mut line = p.map_addr(|at| at.next_multiple_of(LINE));
-        let end = p.wrapping_add(bytes);
-        while line < end {
-            // SAFETY: prefetching reads nothing, wherever the address is.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
-            line = line.wrapping_add(LINE);
+        if alone {
+            ask_at::<_MM_HINT_T0>(p.wrapping_add(ALONE[0]), bytes);
+            ask_at::<_MM_HINT_T1>(p.wrapping_add(ALONE[1]), bytes);
+        } else {
+            ask_at::<_MM_HINT_T0>(p.wrapping_add(AHEAD), bytes);
         }
+    }
+}
+
+#[inline(always)]
+fn ask_at<const HINT: i32>(p: *const u8, bytes: usize) {
+    let mut line = p.map_addr(|at| at.next_multiple_of(LINE));
+    let end = p.wrapping_add(bytes);
+    while line < end {
+        // SAFETY: prefetching reads nothing, wherever the address is.
+        unsafe { _mm_prefetch::<HINT>(line.cast()) };
+        line = line.wrapping_add(LINE);
     }
 }
 
