@@ -14,8 +14,8 @@
 //! Opening reads the header alone. The tensor data comes in page by page as it is first used, with the system's own
 //! read-ahead; an embedding table that is not also the head is marked [`Advice::Random`], since one row a token is read
 //! from it. The rest is [`Advice::Huge`] once a model is wired: one core reads a file in 4 KB pages at 16 to 21 GB/s and the same file
-//! in 2 MB pages at 30 (Zen 4, a virtual machine, whose page tables are walked twice over). Linux has such pages for files on ext4 since 6.16, on
-//! XFS and Btrfs too, if they entered the page cache in pieces of 2 MB: by a fault under this advice, or written like that, as
+//! in 2 MB pages at 30 (Zen 4, a virtual machine, whose page tables are walked twice over). Linux has such pages for files on some file
+//! systems, ext4 since 6.16 among them, if they entered the page cache in pieces of 2 MB: by a fault under this advice, or written like that, as
 //! [`Gguf::rewrite`] does. [`Gguf::advise_will_need`] starts reading without waiting, and [`Gguf::warm_up`] touches every page with
 //! progress, so that the first tokens do not pay. No page is locked: under pressure the system drops clean pages of the
 //! map and reads them again, which is what keeps the process out of the way of a phone's low-memory killer.

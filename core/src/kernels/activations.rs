@@ -211,7 +211,7 @@ impl Activations {
         let words = Parts::new(&mut self.words);
         let load_row = |t: usize| {
             if int8_form && t + 1 < rows {
-                // Both threads have read the lines: a store would wait for the other's copy to go.
+                // Every thread has read the lines: a store would wait for the others' copies to go.
                 lanes.expect(t + 1, stride);
                 fine.expect(t + 1, stride);
                 scales.expect(t + 1, stride / GROUP);
@@ -407,8 +407,7 @@ impl<'a, T> Parts<'a, T> {
 
     /// Asks for the lines of part `i` of `len` elements, which need not be one: it is written soon.
     fn expect(&self, i: usize, len: usize) {
-        let start = self.start.wrapping_add(i * len).cast::<u8>();
-        (0..len * size_of::<T>()).step_by(64).for_each(|byte| ask_to_write(start.wrapping_add(byte)));
+        ask_to_write(self.start.wrapping_add(i * len).cast(), len * size_of::<T>());
     }
 }
 

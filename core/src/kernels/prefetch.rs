@@ -32,22 +32,24 @@ pub fn ask(address: *const u8) {
     let _ = address;
 }
 
-/// Asks for the line of an address, which need not be one, to be brought into the first-level cache for writing: until no other core
-/// has it, a store waits, and those behind it.
+/// Asks for the lines of the `bytes` bytes from `start` on, which need not be there, to be brought into the first-level cache for
+/// writing: until no other core has a line, a store to it waits, and those behind it.
 #[inline]
-pub fn ask_to_write(address: *const u8) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch reads and writes nothing, wherever the address is; a CPU without this one takes it for none.
-    unsafe {
-        std::arch::asm!("prefetchw [{address}]", address = in(reg) address, options(nostack, preserves_flags, readonly));
+pub fn ask_to_write(start: *const u8, bytes: usize) {
+    for address in (0..bytes).step_by(LINE).map(|at| start.wrapping_add(at)) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a prefetch reads and writes nothing, wherever the address is; a CPU without this one takes it for none.
+        unsafe {
+            std::arch::asm!("prefetchw [{address}]", address = in(reg) address, options(nostack, preserves_flags, readonly));
+        }
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: as above.
+        unsafe {
+            std::arch::asm!("prfm pstl1keep, [{address}]", address = in(reg) address, options(nostack, preserves_flags, readonly));
+        }
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+        let _ = address;
     }
-    #[cfg(target_arch = "aarch64")]
-    // SAFETY: as above.
-    unsafe {
-        std::arch::asm!("prfm pstl1keep, [{address}]", address = in(reg) address, options(nostack, preserves_flags, readonly));
-    }
-    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    let _ = address;
 }
 
 /// Bytes that will be needed, by their addresses alone: whether they are still there does not matter to a request.
