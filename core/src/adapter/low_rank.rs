@@ -5,6 +5,7 @@
 //! element of a result adds its terms in an order that depends on nothing but their number: a row's result is the same in
 //! every block, alone in one too. Nothing here allocates.
 
+use crate::kernels::vector::fma;
 use crate::kernels::{Widest, widest};
 
 /// Partial sums of a product, as many as the widest registers have lanes.
@@ -157,11 +158,6 @@ impl Widest for Combine<'_> {
         let by = Coefficients { data: self.coefficients, row: 1, term: self.step };
         spread::<FUSED>(by, (self.to, self.len), (self.y, self.len), self.len);
     }
-}
-
-#[inline(always)]
-fn fma<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
-    if FUSED { a.mul_add(b, c) } else { a * b + c }
 }
 
 /// `inner[i][k] = scale·⟨x[i], from[k]⟩` for rows of `cols` values, at most [`BLOCK`] and [`RANKS`] of them.

@@ -35,6 +35,7 @@ mod tier;
 mod transpose;
 mod transposed;
 pub mod vector;
+mod vectors;
 mod widest;
 
 pub use activation_type::ActivationType;
@@ -53,4 +54,5 @@ pub(crate) use prefetch::{Ahead, Span, prefetch};
 pub use tier::{KernelChoice, Tier, cpu_features, detected_tiers};
 pub use transpose::{LANES, add_turned, turn};
 pub use transposed::TransposedScratch;
+pub use vectors::{Vector, Vectorised, vectorised};
 pub use widest::{Widest, widest};

@@ -7,8 +7,9 @@
 /// AVX-512 register.
 pub(super) const LANES: usize = 16;
 
+/// `a·b + c`.
 #[inline(always)]
-pub(super) fn fma<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
+pub(crate) fn fma<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FUSED { a.mul_add(b, c) } else { a * b + c }
 }
 

@@ -20,11 +20,12 @@
 
 use num_complex::Complex32;
 
-use super::lanes::{CONJUGATE, LANES, LaneBin, fma};
+use super::lanes::{CONJUGATE, LANES, LaneBin};
 use super::plan::Bins;
 use super::{LaneSpectra, LaneSpectraMut, Plan};
 pub use crate::kernels::runs::Held;
 use crate::kernels::runs::{Index, Runs};
+use crate::kernels::vector::fma;
 use crate::kernels::{Ahead, Widest, widest};
 
 /// Runs a loop over the plan's runs, with bins of either width.

@@ -25,8 +25,12 @@ const NOTHING: [f32; STRIP] = [0.0; STRIP];
 pub fn turn<'a>(line: impl Fn(usize) -> Option<&'a [f32]>, to: &mut [[f32; LANES]]) {
     for (start, to) in (0..).step_by(STRIP).zip(to.chunks_mut(STRIP)) {
         for i in (0..LANES).step_by(8) {
-            let part = |line: &'a [f32]| &line[start..start + to.len()];
-            let lines: [&[f32]; 8] = std::array::from_fn(|k| line(i + k).map_or(&NOTHING[..to.len()], part));
+            let mut lines = [&NOTHING[..to.len()]; 8];
+            for (k, place) in lines.iter_mut().enumerate() {
+                if let Some(line) = line(i + k) {
+                    *place = &line[start..start + to.len()];
+                }
+            }
             for j in turn_fours(&lines, i, to)..to.len() {
                 for (place, line) in to[j][i..].iter_mut().zip(lines) {
                     *place = line[j];

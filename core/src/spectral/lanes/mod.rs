@@ -10,15 +10,15 @@
 //! and a last step over pairs of bins. The complex one is in place, so its bins come out in an order of its own; [`LaneFft::slots`]
 //! says where each is, and nothing ever sorts them.
 
+mod butterflies;
+mod ends;
 mod passes;
 mod rows;
 
-use num_complex::Complex32;
-
 pub use crate::kernels::{LANES, LaneBin};
-use crate::kernels::{Widest, widest};
-pub(super) use passes::fma;
-use passes::{Stage, circle, radices, times};
+use crate::kernels::{Vector, Vectorised, vectorised};
+use ends::Ends;
+use passes::{Stage, stages};
 
 /// Elements whose passes stay in a first-level cache of 32 KB, with room for what else is touched.
 const CACHED: usize = (16 << 10) / size_of::<LaneBin>();
@@ -49,10 +49,10 @@ pub struct LaneSpectraMut<'a> {
 pub struct LaneFft {
     /// M.
     half: usize,
+    /// All passes of the complex transform but the last.
     stages: Box<[Stage]>,
+    ends: Ends,
     sources: Box<[u32]>,
-    /// `e^{−2πi·k/N}` for `k ≤ M/2`.
-    turns: Box<[Complex32]>,
 }
 
 impl LaneFft {
@@ -62,27 +62,20 @@ impl LaneFft {
             return None;
         }
         let half = len / 2;
-        let radices = radices(half)?;
-        let mut m = half;
-        let stages = radices.iter().map(|&radix| {
-            m /= radix;
-            Stage::new(radix, m)
-        });
-        let stages = stages.collect();
+        let mut stages = stages(half)?;
         let slot = |bin: usize| {
-            let (mut rest, mut m, mut slot) = (bin, half, 0);
-            for radix in &radices {
-                m /= radix;
-                slot += rest % radix * m;
-                rest /= radix;
+            let (mut rest, mut slot) = (bin, 0);
+            for stage in &stages {
+                slot += rest % stage.radix() * (stage.block() / stage.radix());
+                rest /= stage.radix();
             }
             slot as u32
         };
         // Bin M has no place in the complex transform, and gets the one after it.
-        let slots = || (0..half).map(slot).chain([half as u32]);
-        let sources = slots().chain(slots().map(|slot| slot | CONJUGATE)).collect();
-        let turns = (0..=half / 2).map(|k| circle(k, len)).collect();
-        Some(Self { half, stages, sources, turns })
+        let slots: Vec<u32> = (0..half).map(slot).chain([half as u32]).collect();
+        let ends = Ends::new(half, stages.pop(), &slots);
+        let sources = slots.iter().copied().chain(slots.iter().map(|slot| slot | CONJUGATE)).collect();
+        Some(Self { half, stages: stages.into(), ends, sources })
     }
 
     /// Number of real values of a row, N.
@@ -113,7 +106,7 @@ impl LaneFft {
     /// Unless `spectra` has `bins` elements and `rows` 1 to `LANES` rows.
     pub fn spectra(&self, rows: &[f32], spectra: &mut [LaneBin]) {
         self.check(rows.len(), spectra.len());
-        widest(Forward { fft: self, rows, spectra });
+        vectorised(Forward { fft: self, rows, spectra });
     }
 
     /// `row[i] += 2 · Re Σ_b folded[slots[b]] · e^{+2πi·p·b/N}` over the bins `b ≤ N/2`, with `p = order[i]` (or i, without
@@ -124,7 +117,7 @@ impl LaneFft {
     pub fn add_twice_real(&self, folded: &mut [LaneBin], rows: &mut [f32], order: Option<&[u32]>) {
         self.check(rows.len(), folded.len());
         assert!(order.is_none_or(|order| order.len() == self.len()), "an order of {} rows", self.len());
-        widest(Inverse { fft: self, folded, rows, order });
+        vectorised(Inverse { fft: self, folded, rows, order });
     }
 
     fn check(&self, values: usize, bins: usize) {
@@ -143,79 +136,6 @@ impl LaneFft {
         let (wide, narrow) = self.stages.split_at(wide);
         (wide, narrow, narrow.first().map_or(self.half, Stage::block))
     }
-
-    /// The slots of every pair of bins `(k, M − k)`, `0 < k < M/2`, and `e^{−2πi·k/N}`.
-    #[inline(always)]
-    fn pairs(&self) -> impl Iterator<Item = ((&u32, &u32), &Complex32)> {
-        let slots = &self.slots()[1..self.half];
-        slots.iter().zip(slots.iter().rev()).zip(&self.turns[1..]).take((self.half - 1) / 2)
-    }
-
-    /// The bin that is its own partner, `M/2`.
-    #[inline(always)]
-    fn middle<'b>(&self, bins: &'b mut [LaneBin]) -> Option<&'b mut LaneBin> {
-        let slot = self.half.is_multiple_of(2).then(|| self.slots()[self.half / 2])?;
-        bins.get_mut(slot as usize)
-    }
-
-    /// From the complex transform Z of pairs to the spectrum X of the row: with `E = (Z[k] + Z*[M−k])/2` and
-    /// `O = (Z[k] − Z*[M−k])/2i`, the spectra of its even and odd elements, `X[k] = E + w·O` and `X[M−k] = (E − w·O)*`.
-    #[inline(always)]
-    fn split<const F: bool>(&self, bins: &mut [LaneBin]) {
-        for ((&low, &high), w) in self.pairs() {
-            let (mut first, mut second) = (bins[low as usize], bins[high as usize]);
-            let w = w * 0.5;
-            for l in 0..LANES {
-                let (a, b) = (first.lane(l), second.lane(l));
-                let even = Complex32::new(0.5 * (a.re + b.re), 0.5 * (a.im - b.im));
-                let odd = times::<F>(Complex32::new(a.im + b.im, b.re - a.re), w);
-                first.set(l, even + odd);
-                second.set(l, (even - odd).conj());
-            }
-            (bins[low as usize], bins[high as usize]) = (first, second);
-        }
-        if let Some(middle) = self.middle(bins) {
-            middle.im.iter_mut().for_each(|im| *im = -*im);
-        }
-        if let [first, .., last] = bins {
-            for l in 0..LANES {
-                let z = first.lane(l);
-                first.set(l, Complex32::new(z.re + z.im, 0.0));
-                last.set(l, Complex32::new(z.re - z.im, 0.0));
-            }
-        }
-    }
-
-    /// The way back, up to the factor 2 and with real and imaginary parts exchanged, which turns the transform
-    /// that follows into its inverse: `S + i·w*·D` and `(S − i·w*·D)*` with `S, D = Y[k] ± Y*[M−k]`.
-    #[inline(always)]
-    fn merge<const F: bool>(&self, bins: &mut [LaneBin]) {
-        for ((&low, &high), w) in self.pairs() {
-            let (mut first, mut second) = (bins[low as usize], bins[high as usize]);
-            for l in 0..LANES {
-                let (a, b) = (first.lane(l), second.lane(l));
-                let sum = Complex32::new(a.re + b.re, a.im - b.im);
-                // i·D times the conjugate of w.
-                let turned = times::<F>(Complex32::new(-(a.im + b.im), a.re - b.re), w.conj());
-                let (z, y) = (sum + turned, sum - turned);
-                first.set(l, Complex32::new(z.im, z.re));
-                second.set(l, Complex32::new(-y.im, y.re));
-            }
-            (bins[low as usize], bins[high as usize]) = (first, second);
-        }
-        if let Some(middle) = self.middle(bins) {
-            for l in 0..LANES {
-                let z = middle.lane(l) * 2.0;
-                middle.set(l, Complex32::new(-z.im, z.re));
-            }
-        }
-        if let [first, .., last] = bins {
-            for l in 0..LANES {
-                let (a, b) = (2.0 * first.re[l], 2.0 * last.re[l]);
-                first.set(l, Complex32::new(a - b, a + b));
-            }
-        }
-    }
 }
 
 struct Forward<'a> {
@@ -224,24 +144,22 @@ struct Forward<'a> {
     spectra: &'a mut [LaneBin],
 }
 
-impl Widest for Forward<'_> {
-    type Out = ();
-
+impl Vectorised for Forward<'_> {
     #[inline(always)]
-    fn run<const F: bool>(self) {
+    fn run<V: Vector>(self) {
         let Self { fft, rows, spectra } = self;
         let complex = &mut spectra[..fft.half];
         rows::load(rows, fft.len(), complex);
         let (wide, narrow, block) = fft.passes();
         for stage in wide {
-            stage.down::<F>(complex);
+            stage.down::<V>(complex, 0);
         }
-        for block in complex.chunks_exact_mut(block) {
+        for (start, block) in (0..).step_by(block).zip(complex.chunks_exact_mut(block)) {
             for stage in narrow {
-                stage.down::<F>(block);
+                stage.down::<V>(block, start);
             }
         }
-        fft.split::<F>(spectra);
+        fft.ends.down::<V>(spectra);
     }
 }
 
@@ -252,22 +170,20 @@ struct Inverse<'a> {
     order: Option<&'a [u32]>,
 }
 
-impl Widest for Inverse<'_> {
-    type Out = ();
-
+impl Vectorised for Inverse<'_> {
     #[inline(always)]
-    fn run<const F: bool>(self) {
+    fn run<V: Vector>(self) {
         let Self { fft, folded, rows, order } = self;
-        fft.merge::<F>(folded);
+        fft.ends.up::<V>(folded);
         let complex = &mut folded[..fft.half];
         let (wide, narrow, block) = fft.passes();
         for block in complex.chunks_exact_mut(block) {
             for stage in narrow.iter().rev() {
-                stage.up::<F>(block);
+                stage.up::<V>(block);
             }
         }
         for stage in wide.iter().rev() {
-            stage.up::<F>(complex);
+            stage.up::<V>(complex);
         }
         rows::add(complex, fft.len(), rows, order);
     }
