@@ -216,7 +216,11 @@ fn an_adapter_bound_elsewhere() {
     let error = session.set_adapters(foreign, SwapPolicy::Recompute).unwrap_err();
     assert!(matches!(error, SessionError::Model(ModelError::ForeignAdapter { .. })), "{error}");
     assert!(session.adapters().same(&own), "the session keeps what it had");
-    assert_eq!((session.cached(), session.logits(&CancelHandle::default()).unwrap()), (2, &mut before.clone()[..]));
+    assert_eq!(session.cached(), 2);
+    // The last token again, alone: the same but for rounding.
+    let after = session.logits(&CancelHandle::default()).unwrap();
+    let largest = before.iter().zip(after).map(|(a, b)| (a - *b).abs()).fold(0.0, f32::max);
+    assert!(largest < 1e-5, "{largest:e}");
 }
 
 #[test]

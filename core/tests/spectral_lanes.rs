@@ -2,10 +2,13 @@
 
 use std::f64::consts::TAU;
 
+use timbre::spectral::transform::Held;
 use timbre::spectral::{LANES, LaneBin, LaneFft};
 
 /// Every radix, first and last, alone and together, and lengths of models.
-const LENGTHS: [usize; 21] = [2, 4, 6, 8, 10, 12, 14, 16, 18, 30, 32, 42, 64, 70, 84, 96, 128, 210, 256, 576, 640];
+const LENGTHS: [usize; 29] = [
+    2, 4, 6, 8, 10, 12, 14, 16, 18, 24, 30, 32, 42, 48, 64, 70, 72, 84, 96, 98, 128, 192, 210, 256, 576, 640, 1024, 1536, 2048,
+];
 
 fn value(row: usize, i: usize) -> f32 {
     ((row + 1) * (i + 3) * 7919 % 2003) as f32 / 1000.0 - 1.0
@@ -45,12 +48,13 @@ fn the_way_back_is_the_defining_sum_in_any_order() {
         let mut bins = vec![LaneBin::ZERO; fft.bins()];
         fft.slots().iter().zip(&folded).for_each(|(&slot, bin)| bins[slot as usize] = *bin);
         let order: Vec<u32> = (0..len as u32).rev().collect();
-        let mut rows = vec![0.5; (LANES - 3) * len];
-        fft.add_twice_real(&mut bins, &mut rows, Some(&order));
-        for (row, y) in rows.chunks(len).enumerate() {
-            for (i, &found) in y.iter().enumerate() {
+        let (mut rows, mut sums) = (vec![f32::NAN; (LANES - 3) * len], vec![0.5; (LANES - 3) * len]);
+        fft.twice_real(&mut bins.clone(), &mut rows, Held::Nothing, Some(&order));
+        fft.twice_real(&mut bins, &mut sums, Held::Sum, Some(&order));
+        for (row, (y, sums)) in rows.chunks(len).zip(sums.chunks(len)).enumerate() {
+            for (i, (&found, &sum)) in y.iter().zip(sums).enumerate() {
                 let p = len - 1 - i;
-                let mut expected = 0.5;
+                let mut expected = 0.0;
                 for (bin, z) in folded.iter().enumerate() {
                     let (sin, cos) = (TAU * (p * bin % len) as f64 / len as f64).sin_cos();
                     let z = z.lane(row);
@@ -58,6 +62,7 @@ fn the_way_back_is_the_defining_sum_in_any_order() {
                 }
                 let error = (f64::from(found) - expected).abs();
                 assert!(error < 1e-6 * (len + 4) as f64, "length {len}, row {row}, element {p}: {error:e}");
+                assert_eq!(sum, 0.5 + found, "length {len}, row {row}, element {p}");
             }
         }
     }

@@ -160,9 +160,24 @@ impl DeltaBlock {
     /// # Panics
     /// If anything was added, and `y` or `order` has another length.
     pub fn finish(&mut self, y: &mut [f32], len: usize, order: Option<&RowOrder>) {
+        self.put(y, len, Held::Sum, order);
+    }
+
+    /// [`finish`](Self::finish), but the rows `y` are overwritten with the output.
+    ///
+    /// # Panics
+    /// As [`finish`](Self::finish).
+    pub fn write(&mut self, y: &mut [f32], len: usize, order: Option<&RowOrder>) {
+        if self.output.fft.is_none() {
+            y.fill(0.0);
+        }
+        self.put(y, len, Held::Nothing, order);
+    }
+
+    fn put(&mut self, y: &mut [f32], len: usize, held: Held, order: Option<&RowOrder>) {
         if let Some(fft) = self.output.fft.take() {
             assert_eq!(fft.len(), len, "length of an output");
-            fft.add_twice_real(&mut self.output.bins[..fft.bins()], y, order.map(RowOrder::to_hf));
+            fft.twice_real(&mut self.output.bins[..fft.bins()], y, held, order.map(RowOrder::to_hf));
         }
         if self.dense_len > 0 {
             assert_eq!(y.len(), self.dense_len, "length of an output");

@@ -1,5 +1,7 @@
 //! The right-hand side of the products: activation rows, as f32 and quantised to 15 bits in two planes of int8.
 
+use std::ops::Range;
+
 use bytemuck::Pod;
 
 use super::formats::{GROUP, MAX_BLOCK};
@@ -148,33 +150,63 @@ impl Activations {
         buffers: [&mut [f32]; N],
         fill: impl Fn(usize, [&mut [f32]; N]) + Sync,
     ) {
+        self.load_blocks(compute, types, (rows, 1), buffers, fill, [], |_, _, []| {});
+    }
+
+    /// [`load_filled`](Self::load_filled), and `then(worker, x, outs)` for every block of `block` rows (the last may be short) as soon as
+    /// they are taken in: with those rows, and the same rows of each output.
+    ///
+    /// # Panics
+    /// If a buffer or an output is not `rows` equal rows, or `block` is zero.
+    #[allow(clippy::too_many_arguments)]
+    pub fn load_blocks<const N: usize, const M: usize>(
+        &mut self,
+        compute: &Compute,
+        types: &[GgmlType],
+        (rows, block): (usize, usize),
+        buffers: [&mut [f32]; N],
+        fill: impl Fn(usize, [&mut [f32]; N]) + Sync,
+        outs: [&mut [f32]; M],
+        then: impl Fn(usize, &[f32], [&mut [f32]; M]) + Sync,
+    ) {
         const { assert!(N > 0) };
-        let parts = buffers.map(|buffer| {
+        let parts = |buffer| {
+            let buffer: &mut [f32] = buffer;
             let cols = buffer.len().checked_div(rows).unwrap_or(0);
             assert_eq!(buffer.len(), rows * cols, "activation size");
             (Parts::new(buffer), cols)
-        });
-        self.load_rows(compute, rows, parts[0].1, forms(compute, types), &|t| {
+        };
+        let (buffers, outs) = (buffers.map(parts), outs.map(parts));
+        let (x, cols) = &buffers[0];
+        let row_of = |t: usize| {
             // SAFETY: each row is loaded by one task, and rows do not overlap.
-            fill(t, parts.each_ref().map(|(part, cols)| unsafe { part.part(t, *cols) }));
+            fill(t, buffers.each_ref().map(|(part, cols)| unsafe { part.rows(t..t + 1, *cols) }));
             // SAFETY: as above; `fill` has given its borrow back.
-            unsafe { parts[0].0.part(t, parts[0].1) }
-        });
+            &*unsafe { x.rows(t..t + 1, *cols) }
+        };
+        let then = |worker, range: Range<usize>| {
+            // SAFETY: the rows of a block are one task's, and loaded.
+            let x = unsafe { x.rows(range.clone(), *cols) };
+            // SAFETY: as above.
+            then(worker, x, outs.each_ref().map(|(part, len)| unsafe { part.rows(range.clone(), *len) }));
+        };
+        self.load_rows(compute, (rows, *cols), block, forms(compute, types), &row_of, &then);
     }
 
     fn load_forms(&mut self, compute: &Compute, rows: usize, cols: usize, x: &[f32], forms: (bool, bool)) {
         assert_eq!(Some(x.len()), rows.checked_mul(cols), "activation size");
-        self.load_rows(compute, rows, cols, forms, &|t| &x[t * cols..][..cols]);
+        self.load_rows(compute, (rows, cols), 1, forms, &|t| &x[t * cols..][..cols], &|_, _| {});
     }
 
-    /// Takes in the rows that `row_of` returns, each asked for once.
+    /// Takes in the rows that `row_of` returns, each asked for once, block by block, and calls `then` after each block.
     fn load_rows<'x>(
         &mut self,
         compute: &Compute,
-        rows: usize,
-        cols: usize,
+        (rows, cols): (usize, usize),
+        block: usize,
         (f32_form, int8_form): (bool, bool),
         row_of: &(impl Fn(usize) -> &'x [f32] + Sync),
+        then: &(impl Fn(usize, Range<usize>) + Sync),
     ) {
         self.rows = rows;
         self.cols = cols;
@@ -245,10 +277,16 @@ impl Activations {
                 }
             }
         };
-        if rows > 1 && rows * cols >= PARALLEL_ELEMENTS {
-            compute.pool().run(rows, &load_row);
+        let load_block = |worker: usize, i: usize| {
+            let range = i * block..rows.min((i + 1) * block);
+            range.clone().for_each(load_row);
+            then(worker, range);
+        };
+        let blocks = rows.div_ceil(block);
+        if blocks > 1 && (block > 1 || rows * cols >= PARALLEL_ELEMENTS) {
+            compute.pool().run_indexed(blocks, &load_block);
         } else {
-            (0..rows).for_each(load_row);
+            (0..blocks).for_each(|i| load_block(0, i));
         }
         if SPLIT && rows == 1 && int8_form {
             for (plane, out) in [(&self.lanes, &mut self.split_lanes), (&self.fine, &mut self.split_fine)] {
@@ -400,9 +438,19 @@ impl<'a, T> Parts<'a, T> {
     /// No two parts handed out at the same time may overlap.
     #[allow(clippy::mut_from_ref)]
     unsafe fn part(&self, i: usize, len: usize) -> &mut [T] {
-        assert!((i + 1) * len <= self.len, "part outside its buffer");
+        // SAFETY: the caller's promise.
+        unsafe { self.rows(i..i + 1, len) }
+    }
+
+    /// Parts `range` of `len` elements.
+    ///
+    /// # Safety
+    /// As of [`part`](Self::part).
+    #[allow(clippy::mut_from_ref)]
+    unsafe fn rows(&self, range: Range<usize>, len: usize) -> &mut [T] {
+        assert!(range.start <= range.end && range.end * len <= self.len, "part outside its buffer");
         // SAFETY: inside the borrowed buffer by the check above; exclusive by the caller's promise.
-        unsafe { std::slice::from_raw_parts_mut(self.start.add(i * len), len) }
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start * len), range.len() * len) }
     }
 
     /// Asks for the lines of part `i` of `len` elements, which need not be one: it is written soon.

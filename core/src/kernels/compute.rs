@@ -7,6 +7,7 @@ use super::activations::Row;
 use super::isa::{Batched, Form, Kernel, Kernels, PanelFn};
 use super::panel::{self, MultiplyFn, Target, UnpackFn};
 use super::prefetch::{Span, Spans, prefetch};
+use super::runs::Held;
 use super::{ActivationType, Activations, KernelChoice, KernelError, Matrix, Pool, Tier};
 use crate::gguf::GgmlType;
 
@@ -114,6 +115,17 @@ impl Compute {
         self.matmul_group_beside(jobs, x, Beside::default(), &|_, _| {});
     }
 
+    /// [`matmul_group`](Self::matmul_group) with several rows of activations; each product is added to its output where `held` says that
+    /// it holds a sum.
+    ///
+    /// # Panics
+    /// As [`matmul_group`](Self::matmul_group), and with a single row, or unless there are as many of `held` as products.
+    pub fn matmul_group_onto(&self, jobs: &mut [(Matrix<'_>, &mut [f32])], held: &[Held], x: &Activations) {
+        assert_eq!(jobs.len(), held.len(), "products, and what their outputs hold");
+        assert_ne!(x.rows(), 1, "rows of activations");
+        self.group(jobs, held, x, Beside::default(), &|_, _| {});
+    }
+
     /// [`matmul_group`](Self::matmul_group), and in the same job of the pool `task(worker, i)` for every `i` below `beside.tasks`, begun
     /// before the products: what would keep one thread busy alone is done while the others multiply.
     ///
@@ -126,14 +138,27 @@ impl Compute {
         beside: Beside,
         task: &(dyn Fn(usize, usize) + Sync),
     ) {
+        self.group(jobs, &[], x, beside, task);
+    }
+
+    /// `held`: for each job, or for none, whose outputs are overwritten then.
+    fn group(
+        &self,
+        jobs: &mut [(Matrix<'_>, &mut [f32])],
+        held: &[Held],
+        x: &Activations,
+        beside: Beside,
+        task: &(dyn Fn(usize, usize) + Sync),
+    ) {
         if jobs.is_empty() {
             return self.pool.run_indexed(beside.tasks, task);
         }
         let mut left = beside.tasks;
+        let mut held = held.iter().copied().chain(std::iter::repeat(Held::Nothing));
         for jobs in jobs.chunks_mut(GROUP_JOBS) {
             let mut group = [const { None }; GROUP_JOBS];
-            for (slot, (w, out)) in group.iter_mut().zip(jobs) {
-                *slot = Some(Job::new(self, *w, x, out));
+            for ((slot, (w, out)), held) in group.iter_mut().zip(jobs).zip(&mut held) {
+                *slot = Some(Job::new(self, *w, x, out, held));
             }
             let jobs = || group.iter().flatten();
             // A task beside the products stands for as many of theirs as take the same time, so that shares are fair.
@@ -274,6 +299,7 @@ struct Job<'a> {
     w: Matrix<'a>,
     cut: Cut,
     out: *mut f32,
+    held: Held,
     lifetime: std::marker::PhantomData<&'a mut [f32]>,
 }
 
@@ -282,12 +308,12 @@ unsafe impl Sync for Job<'_> {}
 
 impl<'a> Job<'a> {
     /// Checks the operands and plans the tasks.
-    fn new(compute: &Compute, w: Matrix<'a>, x: &Activations, out: &'a mut [f32]) -> Self {
+    fn new(compute: &Compute, w: Matrix<'a>, x: &Activations, out: &'a mut [f32], held: Held) -> Self {
         let kernel = (compute.kernels.kernel)(w.ty());
         assert_eq!(w.cols(), x.cols(), "columns of weights and activations");
         assert_eq!(Some(out.len()), x.rows().checked_mul(w.rows()), "size of the output");
         assert!(x.has(kernel.form), "activations were not loaded for {} weights", w.ty());
-        if w.cols() == 0 {
+        if w.cols() == 0 && held == Held::Nothing {
             out.fill(0.0);
         }
         Self {
@@ -295,6 +321,7 @@ impl<'a> Job<'a> {
             w,
             cut: Cut::new(compute, &w, x.rows()),
             out: out.as_mut_ptr(),
+            held,
             lifetime: std::marker::PhantomData,
         }
     }
@@ -395,7 +422,7 @@ impl<'a> Job<'a> {
                 out: unsafe { self.out.add(rows.start) },
                 stride: w.rows(),
                 rows: rows.len(),
-                accumulate: start > 0,
+                accumulate: start > 0 || self.held == Held::Sum,
             };
             // SAFETY: a `Compute` of this tier exists, so the CPU runs it; `data` is whole rows of the job's type, which chose both
             // functions, and the columns lie inside them. `Job::new` checked the activations' columns and form and the output's
@@ -431,7 +458,8 @@ impl Panel<'_> {
                 for (k, &sum) in sums.iter().enumerate() {
                     // SAFETY: t + k < x.rows() and first + r < w.rows(), and `Job::new` checked that the output holds them all;
                     // no other task has these weight rows.
-                    unsafe { *self.job.out.add((t + k) * w.rows() + self.first + r) = sum };
+                    let out = unsafe { &mut *self.job.out.add((t + k) * w.rows() + self.first + r) };
+                    *out = if self.job.held == Held::Sum { *out + sum } else { sum };
                 }
             }
             t += T;

@@ -29,12 +29,6 @@ impl LaneBin {
         Complex32::new(self.re[lane], self.im[lane])
     }
 
-    #[inline(always)]
-    pub(crate) fn set(&mut self, lane: usize, z: Complex32) {
-        self.re[lane] = z.re;
-        self.im[lane] = z.im;
-    }
-
     /// Real and imaginary parts of all, by turns.
     #[inline(always)]
     pub fn lines(bins: &[Self]) -> &[[f32; LANES]] {

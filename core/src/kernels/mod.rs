@@ -52,7 +52,7 @@ pub use parallel::{for_each_chunk, for_each_span};
 pub use pool::Pool;
 pub(crate) use prefetch::{Ahead, Span, prefetch};
 pub use tier::{KernelChoice, Tier, cpu_features, detected_tiers};
-pub use transpose::{LANES, add_turned, turn};
+pub use transpose::{LANES, put_turned, turn};
 pub use transposed::TransposedScratch;
 pub use vectors::{Vector, Vectorised, vectorised};
 pub use widest::{Widest, widest};

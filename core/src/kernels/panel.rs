@@ -77,7 +77,8 @@ pub struct Target {
     pub stride: usize,
     /// Weight rows of the panel that exist.
     pub rows: usize,
-    /// Whether the products are added to what is there: every chunk of columns but the first.
+    /// Whether the products are added to what is there: every chunk of columns but the first, and that one too if the output holds a
+    /// sum.
     pub accumulate: bool,
 }
 

@@ -3,8 +3,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::adapter::{DeltaBlock, DeltaScratch};
-use crate::kernels::{Pool, Span, for_each_chunk, vector};
+use crate::kernels::{Span, vector};
 use crate::spectral::Transforms;
+use crate::spectral::transform::Held;
 
 use super::{ActiveAdapters, Decoder, Linear, LinearKind};
 
@@ -61,26 +62,25 @@ impl<'a, const N: usize> Changes<'a, N> {
         touched.contains(&true).then_some(Self { adapters, layer, group, touched })
     }
 
-    /// outs\[i\] += Σ weight · ΔW x for every row of `x`.
-    pub fn add(&self, pool: &Pool, blocks: &[Mutex<DeltaBlock>], x: &[f32], outs: [&mut [f32]; N]) {
-        let cols = self.group[0].1.shape().1;
-        let mut lengths = self.group.iter().map(|(_, linear)| linear.shape().0);
-        let outputs = outs.map(|out| (out, lengths.next().unwrap_or(1) * DeltaBlock::ROWS));
-        for_each_chunk(pool, outputs, |worker, index, outs| {
-            let x = x.chunks(DeltaBlock::ROWS * cols).nth(index).unwrap_or_default();
-            let mut block = blocks[worker].lock().unwrap_or_else(PoisonError::into_inner);
-            block.begin_input();
-            for (i, out) in outs.into_iter().enumerate().filter(|(i, _)| self.touched[*i]) {
-                let linear = self.group[i].1;
-                block.begin_output();
-                for (bound, weight) in self.adapters.list() {
-                    if let Some(delta) = bound.delta(self.layer, self.group[i].0) {
-                        delta.apply_rows(*weight, x, &mut block);
-                    }
+    /// What the outputs hold after [`write`](Self::write).
+    pub fn held(&self) -> [Held; N] {
+        self.touched.map(|touched| if touched { Held::Sum } else { Held::Nothing })
+    }
+
+    /// outs\[i\] = Σ weight · ΔW x for every row of `x`, 1 to [`DeltaBlock::ROWS`] of them, where there is a change.
+    pub fn write(&self, block: &Mutex<DeltaBlock>, x: &[f32], outs: [&mut [f32]; N]) {
+        let mut block = block.lock().unwrap_or_else(PoisonError::into_inner);
+        block.begin_input();
+        for (i, out) in outs.into_iter().enumerate().filter(|(i, _)| self.touched[*i]) {
+            let linear = self.group[i].1;
+            block.begin_output();
+            for (bound, weight) in self.adapters.list() {
+                if let Some(delta) = bound.delta(self.layer, self.group[i].0) {
+                    delta.apply_rows(*weight, x, &mut block);
                 }
-                block.finish(out, linear.shape().0, linear.row_order.as_deref());
             }
-        });
+            block.write(out, linear.shape().0, linear.row_order.as_deref());
+        }
     }
 
     /// Tasks that a single row's changes are worth cutting into: one for each linear, as long as a thread is left that begins with

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Mutex;
 
+use crate::adapter::DeltaBlock;
 use crate::gguf::Gguf;
 use crate::kernels::{Activations, Beside, Compute, dequantize, for_each_chunk, vector};
 
@@ -332,7 +333,19 @@ impl Projection<'_> {
         let Self { gguf, compute, adapters, layer, .. } = *self;
         let rows = buffers[0].len() / group[0].1.shape().1;
         let types = group.map(|(_, linear)| linear.ty());
-        activations.load_filled(compute, &types, rows, buffers.each_mut().map(|buffer| &mut **buffer), fill);
+        let changes = Changes::of(adapters, layer, group);
+        let x = buffers.each_mut().map(|buffer| &mut **buffer);
+        match &changes {
+            // Rows that were just computed are changed while they are in the cache, and the products added to that.
+            Some(changes) if rows > 1 => {
+                let outs = outs.each_mut().map(|out| &mut **out);
+                let then = |worker: usize, x: &[f32], outs: [&mut [f32]; N]| {
+                    changes.write(&scratch.blocks[worker], x, outs);
+                };
+                activations.load_blocks(compute, &types, (rows, DeltaBlock::ROWS), x, fill, outs, then);
+            }
+            _ => activations.load_filled(compute, &types, rows, x, fill),
+        }
         let mut matrices = [group[0].1.matrix(gguf)?; N];
         for (matrix, (_, linear)) in matrices.iter_mut().zip(group) {
             *matrix = linear.matrix(gguf)?;
@@ -342,7 +355,6 @@ impl Projection<'_> {
         if rows == 1 {
             self.expect()?;
         }
-        let (x, changes) = (&*buffers[0], Changes::of(adapters, layer, group));
         match changes {
             // One row is too little for a job of its own: its changes are computed beside the products, and added.
             Some(changes) if rows == 1 => {
@@ -351,18 +363,20 @@ impl Projection<'_> {
                 let slots = added.each_mut().map(|row| Mutex::new(&mut **row));
                 let products = compute.begins_with(&jobs[0].0);
                 let beside = Beside { tasks, bytes: changes.row_bytes() / tasks };
+                let x = &*buffers[0];
                 compute.matmul_group_beside(&mut jobs, activations, beside, &|worker, task| {
                     changes.row_task((task, tasks), &blocks[worker], x, &slots, products);
                 });
                 add_biases(gguf, &group, &mut outs);
                 changes.add_rows(added, outs);
             }
-            changes => {
+            Some(changes) => {
+                compute.matmul_group_onto(&mut jobs, &changes.held(), activations);
+                add_biases(gguf, &group, &mut outs);
+            }
+            None => {
                 compute.matmul_group(&mut jobs, activations);
                 add_biases(gguf, &group, &mut outs);
-                if let Some(changes) = changes {
-                    changes.add(compute.pool(), &scratch.blocks, x, outs);
-                }
             }
         }
         Ok(())

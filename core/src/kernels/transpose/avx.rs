@@ -22,19 +22,19 @@ pub(super) unsafe fn turn(lines: [*const f32; 8], columns: usize, to: *mut f32) 
     }
 }
 
-/// Adds element k of `line(i)` to element i of row k, for the lines of `span`, a multiple of eight of them, and k below 4.
+/// Puts element k of `line(i)` into element i of row k, or adds it to what is there, for the lines of `span`, a multiple of eight of them, and k below 4.
 ///
 /// # Safety
 /// The CPU has AVX; every line has four elements, and `rows` four rows, `width` elements apart, with an element for each line.
 #[inline]
 #[target_feature(enable = "avx")]
-pub(super) unsafe fn add(line: impl Fn(usize) -> *const f32, span: Range<usize>, rows: *mut f32, width: usize) {
+pub(super) unsafe fn put<const ADD: bool>(line: impl Fn(usize) -> *const f32, span: Range<usize>, rows: *mut f32, width: usize) {
     for i in span.step_by(8) {
         // SAFETY: lines i to i + 8 are in the span, see above.
         unsafe {
             for (k, column) in block(|row| line(i + row)).into_iter().enumerate() {
                 let to = rows.add(k * width + i);
-                _mm256_storeu_ps(to, _mm256_add_ps(_mm256_loadu_ps(to), column));
+                _mm256_storeu_ps(to, if ADD { _mm256_add_ps(_mm256_loadu_ps(to), column) } else { column });
             }
         }
     }

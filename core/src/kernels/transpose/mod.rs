@@ -40,12 +40,13 @@ pub fn turn<'a>(line: impl Fn(usize) -> Option<&'a [f32]>, to: &mut [[f32; LANES
     }
 }
 
-/// Adds `line(i)[l]` to element i of row l, for every row of `rows` (row-major, `width` elements, at most 16 rows).
+/// Puts `line(i)[l]` into element i of row l, or adds it to what is there, for every row of `rows` (row-major, `width` elements,
+/// at most 16 rows).
 ///
 /// # Panics
 /// If `rows` are no whole rows, or there are more.
 #[inline(always)]
-pub fn add_turned<'a>(line: impl Fn(usize) -> &'a [f32; LANES], rows: &mut [f32], width: usize) {
+pub fn put_turned<'a, const ADD: bool>(line: impl Fn(usize) -> &'a [f32; LANES], rows: &mut [f32], width: usize) {
     assert!(
         rows.len().is_multiple_of(width) && rows.len() <= LANES * width,
         "{} values in rows of {width}",
@@ -54,10 +55,10 @@ pub fn add_turned<'a>(line: impl Fn(usize) -> &'a [f32; LANES], rows: &mut [f32]
     for start in (0..width).step_by(STRIP) {
         let end = width.min(start + STRIP);
         for (lane, group) in (0..LANES).step_by(4).zip(rows.chunks_mut(4 * width)) {
-            let done = add_eights(&line, lane, group, width, start..end);
+            let done = put_eights::<ADD>(&line, lane, group, width, start..end);
             for (lane, row) in (lane..).zip(group.chunks_exact_mut(width)) {
                 for (i, y) in (done..end).zip(&mut row[done..end]) {
-                    *y += line(i)[lane];
+                    *y = if ADD { *y + line(i)[lane] } else { line(i)[lane] };
                 }
             }
         }
@@ -86,9 +87,9 @@ fn turn_fours(lines: &[&[f32]; 8], i: usize, to: &mut [[f32; LANES]]) -> usize {
     0
 }
 
-/// Lanes `lane..lane + 4` of the lines from `span`'s first on, by eights, added to four rows; returns the first line not taken.
+/// Lanes `lane..lane + 4` of the lines from `span`'s first on, by eights, to four rows; returns the first line not taken.
 #[inline(always)]
-fn add_eights<'a>(
+fn put_eights<'a, const ADD: bool>(
     line: &impl Fn(usize) -> &'a [f32; LANES],
     lane: usize,
     rows: &mut [f32],
@@ -103,13 +104,13 @@ fn add_eights<'a>(
     if is_x86_feature_detected!("avx") {
         // SAFETY: the CPU has AVX. Four lanes from this one on are in each line, and the lines' numbers are elements of each of
         // the four rows, by the test above.
-        unsafe { avx::add(|i| line(i).as_ptr().add(lane), span.start..end, rows.as_mut_ptr(), width) };
+        unsafe { avx::put::<ADD>(|i| line(i).as_ptr().add(lane), span.start..end, rows.as_mut_ptr(), width) };
         return end;
     }
     #[cfg(target_arch = "aarch64")]
     {
         // SAFETY: NEON is part of AArch64; the rest as above.
-        unsafe { neon::add(|i| line(i).as_ptr().add(lane), span.start..end, rows.as_mut_ptr(), width) };
+        unsafe { neon::put::<ADD>(|i| line(i).as_ptr().add(lane), span.start..end, rows.as_mut_ptr(), width) };
         return end;
     }
     #[allow(unreachable_code)]
@@ -143,17 +144,19 @@ mod tests {
     }
 
     #[test]
-    fn columns_are_added_to_as_many_rows_as_there_are() {
+    fn columns_go_to_as_many_rows_as_there_are() {
         for width in [1, 7, 8, 20, 64, 75, 136] {
             // In another order than they lie.
             let lines: Vec<[f32; LANES]> = (0..width).map(|i| std::array::from_fn(|l| number(l, i))).collect();
             let place = |i: usize| (i * 3 + 1) % width;
             for count in [0, 1, 3, 4, 6, 16] {
-                let mut rows = vec![0.5; count * width];
-                add_turned(|i| &lines[place(i)], &mut rows, width);
-                for (at, &value) in rows.iter().enumerate() {
+                let (mut rows, mut sums) = (vec![f32::NAN; count * width], vec![0.5; count * width]);
+                put_turned::<false>(|i| &lines[place(i)], &mut rows, width);
+                put_turned::<true>(|i| &lines[place(i)], &mut sums, width);
+                for (at, (&value, &sum)) in rows.iter().zip(&sums).enumerate() {
                     let (l, i) = (at / width, at % width);
-                    assert_eq!(value, 0.5 + number(l, place(i)), "{l}, {i} of {count} rows of {width}");
+                    let expected = number(l, place(i));
+                    assert_eq!((value, sum), (expected, 0.5 + expected), "{l}, {i} of {count} rows of {width}");
                 }
             }
         }

@@ -23,18 +23,23 @@ pub(super) unsafe fn turn(lines: [*const f32; 8], columns: usize, to: *mut f32) 
     }
 }
 
-/// Adds element k of `line(i)` to element i of row k, for the lines of `span`, a multiple of four of them, and k below 4.
+/// Puts element k of `line(i)` into element i of row k, or adds it to what is there, for the lines of `span`, a multiple of four of them, and k below 4.
 ///
 /// # Safety
 /// Every line has four elements, and `rows` four rows, `width` elements apart, with an element for each line.
 #[inline]
-pub(super) unsafe fn add(line: impl Fn(usize) -> *const f32, span: Range<usize>, rows: *mut f32, width: usize) {
+pub(super) unsafe fn put<const ADD: bool>(
+    line: impl Fn(usize) -> *const f32,
+    span: Range<usize>,
+    rows: *mut f32,
+    width: usize,
+) {
     for i in span.step_by(4) {
         // SAFETY: lines i to i + 4 are in the span, see above.
         unsafe {
             for (k, column) in square(|row| line(i + row)).into_iter().enumerate() {
                 let to = rows.add(k * width + i);
-                vst1q_f32(to, vaddq_f32(vld1q_f32(to), column));
+                vst1q_f32(to, if ADD { vaddq_f32(vld1q_f32(to), column) } else { column });
             }
         }
     }

@@ -16,6 +16,7 @@ mod passes;
 mod rows;
 
 pub use crate::kernels::{LANES, LaneBin};
+use crate::kernels::runs::Held;
 use crate::kernels::{Vector, Vectorised, vectorised};
 use ends::Ends;
 use passes::{Stage, stages};
@@ -109,15 +110,16 @@ impl LaneFft {
         vectorised(Forward { fft: self, rows, spectra });
     }
 
-    /// `row[i] += 2 · Re Σ_b folded[slots[b]] · e^{+2πi·p·b/N}` over the bins `b ≤ N/2`, with `p = order[i]` (or i, without
-    /// an order), for every row of `rows`. Overwrites `folded`. As [`RealFft::twice_real`](super::RealFft::twice_real).
+    /// `row[i] = 2 · Re Σ_b folded[slots[b]] · e^{+2πi·p·b/N}` over the bins `b ≤ N/2`, with `p = order[i]` (or i, without
+    /// an order), for every row of `rows`, or that added to the sums that they hold. Overwrites `folded`. As
+    /// [`RealFft::twice_real`](super::RealFft::twice_real).
     ///
     /// # Panics
     /// Unless `folded` has `bins` elements, `rows` 1 to `LANES` rows and `order` N elements below N.
-    pub fn add_twice_real(&self, folded: &mut [LaneBin], rows: &mut [f32], order: Option<&[u32]>) {
+    pub fn twice_real(&self, folded: &mut [LaneBin], rows: &mut [f32], held: Held, order: Option<&[u32]>) {
         self.check(rows.len(), folded.len());
         assert!(order.is_none_or(|order| order.len() == self.len()), "an order of {} rows", self.len());
-        vectorised(Inverse { fft: self, folded, rows, order });
+        vectorised(Inverse { fft: self, folded, rows, held, order });
     }
 
     fn check(&self, values: usize, bins: usize) {
@@ -167,13 +169,14 @@ struct Inverse<'a> {
     fft: &'a LaneFft,
     folded: &'a mut [LaneBin],
     rows: &'a mut [f32],
+    held: Held,
     order: Option<&'a [u32]>,
 }
 
 impl Vectorised for Inverse<'_> {
     #[inline(always)]
     fn run<V: Vector>(self) {
-        let Self { fft, folded, rows, order } = self;
+        let Self { fft, folded, rows, held, order } = self;
         fft.ends.up::<V>(folded);
         let complex = &mut folded[..fft.half];
         let (wide, narrow, block) = fft.passes();
@@ -185,6 +188,6 @@ impl Vectorised for Inverse<'_> {
         for stage in wide.iter().rev() {
             stage.up::<V>(complex);
         }
-        rows::add(complex, fft.len(), rows, order);
+        rows::store(complex, fft.len(), rows, held, order);
     }
 }

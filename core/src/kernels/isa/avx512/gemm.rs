@@ -11,6 +11,7 @@ use super::Unpack;
 use crate::kernels::activations::COARSE;
 use crate::kernels::formats::GROUP;
 use crate::kernels::panel::{Batch, MultiplyFn, PANEL_ROWS, Panel, Target};
+use crate::kernels::prefetch::ask_to_write;
 
 /// Activation rows of a tile.
 const TILE: usize = 6;
@@ -185,6 +186,8 @@ unsafe fn tile<const SPAN: usize, const FINE: bool, const T: usize>(
                 for (h, sum) in sums.iter_mut().enumerate() {
                     *sum = _mm512_maskz_loadu_ps(keep[h], out.add(k * target.stride + 16 * h));
                 }
+                // What the next tile begins with: nothing else reads these lines, and no unit fetches them by itself.
+                ask_to_write(out.wrapping_add((T + k) * target.stride).cast(), target.rows * size_of::<f32>());
             }
         }
         let coarse = x.lanes.as_ptr().add(t * x.stride + start);
