@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use blocks::Rng;
 use timbre::gguf::GgmlType;
+use timbre::kernels::runs::Held;
 use timbre::kernels::{
     ActivationType, Activations, Beside, Compute, KernelChoice, Matrix, Tier, cpu_features, dequantize, detected_tiers,
 };
@@ -266,6 +267,60 @@ fn a_group_is_its_products() {
                 assert_eq!(out, alone, "{tier} {activations} {}", case.ty);
             }
         }
+    }
+}
+
+#[test]
+fn products_are_added_to_sums_and_overwrite_the_rest() {
+    for choice @ (tier, activations) in choices() {
+        let compute = compute(choice, 2);
+        // One that is cut into chunks of columns too.
+        for case in cases(&[2, 17]).chain([Case::new(GgmlType::Q4_1, 33, 2304, 7, 9)]) {
+            let mut x = Activations::with_capacity(&compute, 0, 0);
+            x.load(&compute, case.batch, case.cols, &case.x);
+            let alone = case.run(&compute);
+            let before = |i: usize| (i % 7) as f32 - 3.0;
+            let mut sum: Vec<f32> = (0..alone.len()).map(before).collect();
+            let mut written = vec![f32::NAN; alone.len()];
+            let mut jobs = [(case.matrix(), &mut sum[..]), (case.matrix(), &mut written)];
+            compute.matmul_group_onto(&mut jobs, &[Held::Sum, Held::Nothing], &x);
+            assert_eq!(written, alone, "{tier} {activations} {}", case.ty);
+            let bounds = case.expected(activations).map(|(.., rounding)| rounding);
+            for (i, ((sum, alone), bound)) in sum.iter().zip(&alone).zip(bounds).enumerate() {
+                let error = (f64::from(*sum) - f64::from(before(i)) - f64::from(*alone)).abs();
+                assert!(error <= bound + 1e-5, "{tier} {activations} {} {i}: {error:e}", case.ty);
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_are_taken_in_block_by_block() {
+    const COLS: usize = 288;
+    let compute = Compute::new(KernelChoice::Auto, 2).unwrap();
+    for (rows, block) in [(1, 16), (16, 16), (17, 16), (40, 16), (5, 2)] {
+        let case = Case::new(GgmlType::Q8_0, 20, COLS, rows, 3);
+        let (mut x, mut numbers, mut firsts) = (vec![f32::NAN; rows * COLS], vec![0.0; rows], vec![f32::NAN; rows * 2]);
+        let calls = AtomicUsize::new(0);
+        let fill = |t: usize, [x, number]: [&mut [f32]; 2]| {
+            x.copy_from_slice(&case.x[t * COLS..][..COLS]);
+            number[0] += t as f32;
+        };
+        let then = |worker: usize, x: &[f32], [out]: [&mut [f32]; 1]| {
+            assert!(worker < 2 && x.len() <= block * COLS);
+            calls.fetch_add(1, Ordering::Relaxed);
+            x.chunks(COLS).zip(out.chunks_mut(2)).for_each(|(x, out)| out.copy_from_slice(&x[..2]));
+        };
+        let mut loaded = Activations::with_capacity(&compute, 0, 0);
+        let buffers = [&mut x[..], &mut numbers];
+        loaded.load_blocks(&compute, &[case.ty], (rows, block), buffers, fill, [&mut firsts], then);
+        assert_eq!(calls.into_inner(), rows.div_ceil(block), "{rows} rows by {block}");
+        assert!(numbers.iter().enumerate().all(|(t, number)| *number == t as f32), "each row once: {numbers:?}");
+        assert_eq!(x, case.x);
+        assert!(x.chunks(COLS).zip(firsts.chunks(2)).all(|(x, firsts)| x[..2] == *firsts));
+        let mut out = vec![f32::NAN; rows * 20];
+        compute.matmul(case.matrix(), &loaded, &mut out);
+        assert_eq!(out, case.run(&compute));
     }
 }
 
