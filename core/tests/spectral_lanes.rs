@@ -7,7 +7,8 @@ use timbre::spectral::{LANES, LaneBin, LaneFft};
 
 /// Every radix, first and last, alone and together, and lengths of models.
 const LENGTHS: [usize; 29] = [
-    2, 4, 6, 8, 10, 12, 14, 16, 18, 24, 30, 32, 42, 48, 64, 70, 72, 84, 96, 98, 128, 192, 210, 256, 576, 640, 1024, 1536, 2048,
+    2, 4, 6, 8, 10, 12, 14, 16, 18, 24, 30, 32, 42, 48, 64, 70, 72, 84, 96, 98, 128, 192, 210, 256, 576, 640, 1024,
+    1536, 2048,
 ];
 
 fn value(row: usize, i: usize) -> f32 {

@@ -28,7 +28,12 @@ pub(super) unsafe fn turn(lines: [*const f32; 8], columns: usize, to: *mut f32) 
 /// The CPU has AVX; every line has four elements, and `rows` four rows, `width` elements apart, with an element for each line.
 #[inline]
 #[target_feature(enable = "avx")]
-pub(super) unsafe fn put<const ADD: bool>(line: impl Fn(usize) -> *const f32, span: Range<usize>, rows: *mut f32, width: usize) {
+pub(super) unsafe fn put<const ADD: bool>(
+    line: impl Fn(usize) -> *const f32,
+    span: Range<usize>,
+    rows: *mut f32,
+    width: usize,
+) {
     for i in span.step_by(8) {
         // SAFETY: lines i to i + 8 are in the span, see above.
         unsafe {

@@ -42,10 +42,7 @@ impl<V: Vector> Lanes<V> {
     #[inline(always)]
     pub(super) fn plus(self, w: Complex32, y: Self) -> Self {
         let (re, im) = (V::splat(w.re), V::splat(w.im));
-        Self {
-            re: y.im.neg_mul_add(im, y.re.mul_add(re, self.re)),
-            im: y.re.mul_add(im, y.im.mul_add(re, self.im)),
-        }
+        Self { re: y.im.neg_mul_add(im, y.re.mul_add(re, self.re)), im: y.re.mul_add(im, y.im.mul_add(re, self.im)) }
     }
 
     /// `s·self` for a real s.

@@ -55,15 +55,15 @@ impl Ends {
             let of = move |f: usize| (1..radix).map(move |i| circle(f * i, half));
             of(f).chain(of(count - f)).chain((0..radix).map(move |j| turn(f + j * count)))
         };
-        let alone = [Some(0), (count % 2 == 0).then_some(count / 2)].into_iter().flatten();
+        let alone = [Some(0), count.is_multiple_of(2).then_some(count / 2)].into_iter().flatten();
         let pair = |k: usize| Pair { slots: [slots[k], slots[half - k]], turn: turn(k) };
-        let inside = |k: &usize| k % count == 0 || 2 * (k % count) == count;
+        let inside = |k: &usize| k.is_multiple_of(count) || 2 * (k % count) == count;
         Self {
             blocks: paired().map(|f| [slots[f], slots[count - f]]).collect(),
             factors: paired().flat_map(factors).collect(),
             alone: alone.map(|f| slots[f]).collect(),
             pairs: (1..half.div_ceil(2)).filter(inside).map(pair).collect(),
-            middle: (half % 2 == 0).then(|| slots[half / 2]),
+            middle: half.is_multiple_of(2).then(|| slots[half / 2]),
             pass,
         }
     }
@@ -180,7 +180,8 @@ macro_rules! radix {
             pub(super) fn down<V: Vector>(ends: &Ends, bins: &mut [LaneBin]) {
                 for (blocks, factors) in ends.blocks.iter().zip(ends.factors.as_chunks::<{ 3 * $radix - 2 }>().0) {
                     let Some([first, second]) = blocks_of(bins, *blocks) else { continue };
-                    let (Some(of_first), Some(of_second)) = (factors.first_chunk(), factors[$radix - 1..].first_chunk())
+                    let (Some(of_first), Some(of_second)) =
+                        (factors.first_chunk(), factors[$radix - 1..].first_chunk())
                     else {
                         continue;
                     };

@@ -15,8 +15,8 @@ mod ends;
 mod passes;
 mod rows;
 
-pub use crate::kernels::{LANES, LaneBin};
 use crate::kernels::runs::Held;
+pub use crate::kernels::{LANES, LaneBin};
 use crate::kernels::{Vector, Vectorised, vectorised};
 use ends::Ends;
 use passes::{Stage, stages};
