@@ -126,27 +126,23 @@ unsafe fn dots<F: Unpack, const FINE: bool, const R: usize>(
     sums.map(|[a, b]| _mm512_add_ps(a, b))
 }
 
-/// Asks for the lines that begin some way ahead of the `bytes` bytes at each of `p`: each once, however long the steps are.
+/// Asks for what lies some way ahead of the `bytes` bytes at each of `p`. Requests are one line apart, whatever the alignment: that some
+/// lines are asked for twice costs less than finding out which, and a single line of 17 that nobody asks for costs a fifth of the speed.
 #[inline(always)]
 fn ask<const R: usize>(p: [*const u8; R], bytes: usize, alone: bool) {
     for p in p {
-        if alone {
-            ask_at::<_MM_HINT_T0>(p.wrapping_add(ALONE[0]), bytes);
-            ask_at::<_MM_HINT_T1>(p.wrapping_add(ALONE[1]), bytes);
-        } else {
-            ask_at::<_MM_HINT_T0>(p.wrapping_add(AHEAD), bytes);
+        for line in 0..bytes.div_ceil(LINE) {
+            let p = p.wrapping_add(line * LINE);
+            // SAFETY: prefetching reads nothing, wherever the address is.
+            unsafe {
+                if alone {
+                    _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(ALONE[0]).cast());
+                    _mm_prefetch::<_MM_HINT_T1>(p.wrapping_add(ALONE[1]).cast());
+                } else {
+                    _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(AHEAD).cast());
+                }
+            }
         }
-    }
-}
-
-#[inline(always)]
-fn ask_at<const HINT: i32>(p: *const u8, bytes: usize) {
-    let mut line = p.map_addr(|at| at.next_multiple_of(LINE));
-    let end = p.wrapping_add(bytes);
-    while line < end {
-        // SAFETY: prefetching reads nothing, wherever the address is.
-        unsafe { _mm_prefetch::<HINT>(line.cast()) };
-        line = line.wrapping_add(LINE);
     }
 }
 
