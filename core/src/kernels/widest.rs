@@ -22,21 +22,33 @@ pub fn widest<W: Widest>(work: W) -> W::Out {
         fn avx2<W: Widest>(work: W) -> W::Out {
             work.run::<true>()
         }
-        let fused = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
-        if fused
-            && is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512dq")
-            && is_x86_feature_detected!("avx512vl")
-        {
+        if has_avx512() {
             // SAFETY: the CPU has every feature the function is compiled for.
             return unsafe { avx512(work) };
         }
-        if fused {
+        if has_avx2() {
             // SAFETY: the CPU has every feature the function is compiled for.
             return unsafe { avx2(work) };
         }
     }
     // arm64 has fused multiply-add in its baseline; elsewhere `mul_add` would be a library call.
     work.run::<{ cfg!(target_arch = "aarch64") }>()
+}
+
+/// AVX2 and FMA.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+pub(super) fn has_avx2() -> bool {
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
+}
+
+/// Those, and AVX-512 F, BW, DQ and VL.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+pub(super) fn has_avx512() -> bool {
+    has_avx2()
+        && is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vl")
 }

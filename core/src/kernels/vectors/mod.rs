@@ -11,6 +11,9 @@ mod portable;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+#[cfg(target_arch = "x86_64")]
+use super::widest::{has_avx2, has_avx512};
+
 /// A power of two of f32, at most 16.
 pub trait Vector: Copy {
     /// How many.
@@ -69,17 +72,11 @@ pub fn vectorised<W: Vectorised>(work: W) {
         fn avx2<W: Vectorised>(work: W) {
             work.run::<x86::Avx2>();
         }
-        let fused = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
-        if fused
-            && is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512dq")
-            && is_x86_feature_detected!("avx512vl")
-        {
+        if has_avx512() {
             // SAFETY: the CPU has every feature the function is compiled for.
             return unsafe { avx512(work) };
         }
-        if fused {
+        if has_avx2() {
             // SAFETY: the CPU has every feature the function is compiled for.
             return unsafe { avx2(work) };
         }
