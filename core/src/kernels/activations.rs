@@ -180,9 +180,9 @@ impl Activations {
         let (x, cols) = &buffers[0];
         let row_of = |t: usize| {
             // SAFETY: each row is loaded by one task, and rows do not overlap.
-            fill(t, buffers.each_ref().map(|(part, cols)| unsafe { part.rows(t..t + 1, *cols) }));
+            fill(t, buffers.each_ref().map(|(part, cols)| unsafe { part.part(t, *cols) }));
             // SAFETY: as above; `fill` has given its borrow back.
-            &*unsafe { x.rows(t..t + 1, *cols) }
+            &*unsafe { x.part(t, *cols) }
         };
         let then = |worker, range: Range<usize>| {
             // SAFETY: the rows of a block are one task's, and loaded.

@@ -115,14 +115,14 @@ impl Compute {
         self.matmul_group_beside(jobs, x, Beside::default(), &|_, _| {});
     }
 
-    /// [`matmul_group`](Self::matmul_group) with several rows of activations; each product is added to its output where `held` says that
-    /// it holds a sum.
+    /// [`matmul_group`](Self::matmul_group), but each product is added to its output where `held` says that it holds a sum, which only
+    /// products with several rows of activations can be.
     ///
     /// # Panics
-    /// As [`matmul_group`](Self::matmul_group), and with a single row, or unless there are as many of `held` as products.
+    /// As [`matmul_group`](Self::matmul_group), with a sum and a single row, or unless there are as many of `held` as products.
     pub fn matmul_group_onto(&self, jobs: &mut [(Matrix<'_>, &mut [f32])], held: &[Held], x: &Activations) {
         assert_eq!(jobs.len(), held.len(), "products, and what their outputs hold");
-        assert_ne!(x.rows(), 1, "rows of activations");
+        assert!(x.rows() != 1 || !held.contains(&Held::Sum), "a single row is not added to sums");
         self.group(jobs, held, x, Beside::default(), &|_, _| {});
     }
 

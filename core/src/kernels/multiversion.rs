@@ -12,15 +12,11 @@ macro_rules! multiversion {
                 fn avx512($($arg: $ty),*) $(-> $ret)? { $body::<true>($($arg),*) }
                 #[target_feature(enable = "avx2,fma")]
                 fn avx2($($arg: $ty),*) $(-> $ret)? { $body::<true>($($arg),*) }
-                if is_x86_feature_detected!("avx512bw")
-                    && is_x86_feature_detected!("avx512dq")
-                    && is_x86_feature_detected!("avx512vl")
-                    && is_x86_feature_detected!("fma")
-                {
+                if $crate::kernels::widest::has_avx512() {
                     // SAFETY: the CPU has every feature the function is compiled for.
                     return unsafe { avx512($($arg),*) };
                 }
-                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                if $crate::kernels::widest::has_avx2() {
                     // SAFETY: the CPU has every feature the function is compiled for.
                     return unsafe { avx2($($arg),*) };
                 }

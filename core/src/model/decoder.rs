@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use crate::adapter::DeltaBlock;
 use crate::gguf::Gguf;
 use crate::kernels::{Activations, Beside, Compute, dequantize, for_each_chunk, vector};
+use crate::spectral::transform::Held;
 
 use super::blocks::{Attention, Mlp, RmsNorm, Rope, Turn};
 use super::changes::{ChangeScratch, Changes};
@@ -370,12 +371,9 @@ impl Projection<'_> {
                 add_biases(gguf, &group, &mut outs);
                 changes.add_rows(added, outs);
             }
-            Some(changes) => {
-                compute.matmul_group_onto(&mut jobs, &changes.held(), activations);
-                add_biases(gguf, &group, &mut outs);
-            }
-            None => {
-                compute.matmul_group(&mut jobs, activations);
+            changes => {
+                let held = changes.map_or([Held::Nothing; N], |changes| changes.held());
+                compute.matmul_group_onto(&mut jobs, &held, activations);
                 add_biases(gguf, &group, &mut outs);
             }
         }

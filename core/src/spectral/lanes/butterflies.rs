@@ -59,7 +59,7 @@ impl<V: Vector> Lanes<V> {
 
     /// `2·self − sum`: the difference of two numbers, of which this is the first and `sum` the sum.
     #[inline(always)]
-    pub(super) fn rest(self, sum: Self) -> Self {
+    fn rest(self, sum: Self) -> Self {
         let two = V::splat(2.0);
         Self { re: two.mul_sub(self.re, sum.re), im: two.mul_sub(self.im, sum.im) }
     }

@@ -27,8 +27,8 @@ pub(super) struct Ends {
     pass: Option<Stage>,
     /// Where the blocks of f and of P − f begin.
     blocks: Box<[[u32; 2]]>,
-    /// For each of these: the factors of elements 1 to R − 1 of both, and w of the first's bins.
-    factors: Box<[Complex32]>,
+    /// For each of these, w of the first's bins.
+    turns: Box<[Complex32]>,
     /// Where the blocks that are their own partners begin.
     alone: Box<[u32]>,
     /// Their pairs of bins.
@@ -51,16 +51,13 @@ impl Ends {
         let count = half / radix;
         let turn = |k: usize| circle(k, 2 * half);
         let paired = || 1..count.div_ceil(2);
-        let factors = |f: usize| {
-            let of = move |f: usize| (1..radix).map(move |i| circle(f * i, half));
-            of(f).chain(of(count - f)).chain((0..radix).map(move |j| turn(f + j * count)))
-        };
+        let turns = |f: usize| (0..radix).map(move |j| turn(f + j * count));
         let alone = [Some(0), count.is_multiple_of(2).then_some(count / 2)].into_iter().flatten();
         let pair = |k: usize| Pair { slots: [slots[k], slots[half - k]], turn: turn(k) };
         let inside = |k: &usize| k.is_multiple_of(count) || 2 * (k % count) == count;
         Self {
             blocks: paired().map(|f| [slots[f], slots[count - f]]).collect(),
-            factors: paired().flat_map(factors).collect(),
+            turns: paired().flat_map(turns).collect(),
             alone: alone.map(|f| slots[f]).collect(),
             pairs: (1..half.div_ceil(2)).filter(inside).map(pair).collect(),
             middle: half.is_multiple_of(2).then(|| slots[half / 2]),
@@ -73,11 +70,11 @@ impl Ends {
     pub(super) fn down<V: Vector>(&self, bins: &mut [LaneBin]) {
         let Some(pass) = &self.pass else { return self.split::<V>(bins) };
         match pass.radix() {
-            2 => radix2::down::<V>(self, bins),
-            3 => radix3::down::<V>(self, bins),
-            4 => radix4::down::<V>(self, bins),
-            5 => radix5::down::<V>(self, bins),
-            _ => radix7::down::<V>(self, bins),
+            2 => radix2::down::<V>(self, pass, bins),
+            3 => radix3::down::<V>(self, pass, bins),
+            4 => radix4::down::<V>(self, pass, bins),
+            5 => radix5::down::<V>(self, pass, bins),
+            _ => radix7::down::<V>(self, pass, bins),
         }
         for &start in &self.alone {
             let start = start as usize;
@@ -106,14 +103,7 @@ impl Ends {
     /// The step on the blocks that are their own partners.
     #[inline(always)]
     fn split<V: Vector>(&self, bins: &mut [LaneBin]) {
-        for Pair { slots: [low, high], turn } in &self.pairs {
-            for l in (0..LANES).step_by(V::WIDTH) {
-                let (a, b) = (Lanes::<V>::load(&bins[*low as usize], l), Lanes::load(&bins[*high as usize], l));
-                let (x, y) = split(a, b, *turn);
-                x.store(&mut bins[*low as usize], l);
-                y.store(&mut bins[*high as usize], l);
-            }
-        }
+        self.each_pair::<V, true>(bins);
         if let Some(middle) = self.middle.and_then(|slot| bins.get_mut(slot as usize)) {
             middle.im.iter_mut().for_each(|im| *im = -*im);
         }
@@ -129,14 +119,7 @@ impl Ends {
     /// The step back, up to the factor 2.
     #[inline(always)]
     fn merge<V: Vector>(&self, bins: &mut [LaneBin]) {
-        for Pair { slots: [low, high], turn } in &self.pairs {
-            for l in (0..LANES).step_by(V::WIDTH) {
-                let (a, b) = (Lanes::<V>::load(&bins[*low as usize], l), Lanes::load(&bins[*high as usize], l));
-                let (x, y) = merge(a, b, *turn);
-                x.store(&mut bins[*low as usize], l);
-                y.store(&mut bins[*high as usize], l);
-            }
-        }
+        self.each_pair::<V, false>(bins);
         if let Some(middle) = self.middle.and_then(|slot| bins.get_mut(slot as usize)) {
             for l in 0..LANES {
                 (middle.re[l], middle.im[l]) = (-2.0 * middle.im[l], 2.0 * middle.re[l]);
@@ -146,6 +129,20 @@ impl Ends {
             for l in 0..LANES {
                 let (a, b) = (2.0 * first.re[l], 2.0 * last.re[l]);
                 (first.re[l], first.im[l]) = (a - b, a + b);
+            }
+        }
+    }
+
+    /// [`split`] where `DOWN`, else [`merge`]. (Functions that are handed over are not compiled for wide vectors.)
+    #[inline(always)]
+    fn each_pair<V: Vector, const DOWN: bool>(&self, bins: &mut [LaneBin]) {
+        for Pair { slots, turn } in &self.pairs {
+            let [low, high] = slots.map(|slot| slot as usize);
+            for l in (0..LANES).step_by(V::WIDTH) {
+                let (a, b) = (Lanes::<V>::load(&bins[low], l), Lanes::load(&bins[high], l));
+                let (x, y) = if DOWN { split(a, b, *turn) } else { merge(a, b, *turn) };
+                x.store(&mut bins[low], l);
+                y.store(&mut bins[high], l);
             }
         }
     }
@@ -177,15 +174,12 @@ macro_rules! radix {
             use super::*;
 
             #[inline(always)]
-            pub(super) fn down<V: Vector>(ends: &Ends, bins: &mut [LaneBin]) {
-                for (blocks, factors) in ends.blocks.iter().zip(ends.factors.as_chunks::<{ 3 * $radix - 2 }>().0) {
+            pub(super) fn down<V: Vector>(ends: &Ends, pass: &Stage, bins: &mut [LaneBin]) {
+                for (blocks, turns) in ends.blocks.iter().zip(ends.turns.as_chunks::<$radix>().0) {
                     let Some([first, second]) = blocks_of(bins, *blocks) else { continue };
-                    let (Some(of_first), Some(of_second)) =
-                        (factors.first_chunk(), factors[$radix - 1..].first_chunk())
-                    else {
+                    let [Some(of_first), Some(of_second)] = blocks.map(|start| pass.factors(start as usize)) else {
                         continue;
                     };
-                    let turns = &factors[2 * $radix - 2..];
                     for l in (0..LANES).step_by(V::WIDTH) {
                         let mut x = $dft::<V, true>(load(first, l), of_first);
                         let mut y = $dft::<V, true>(load(second, l), of_second);
@@ -201,9 +195,8 @@ macro_rules! radix {
             #[inline(always)]
             pub(super) fn up<V: Vector>(ends: &Ends, bins: &mut [LaneBin]) {
                 let ones = &[Complex32::new(1.0, 0.0); $radix - 1];
-                for (blocks, factors) in ends.blocks.iter().zip(ends.factors.as_chunks::<{ 3 * $radix - 2 }>().0) {
+                for (blocks, turns) in ends.blocks.iter().zip(ends.turns.as_chunks::<$radix>().0) {
                     let Some([first, second]) = blocks_of(bins, *blocks) else { continue };
-                    let turns = &factors[2 * $radix - 2..];
                     for l in (0..LANES).step_by(V::WIDTH) {
                         let (mut x, mut y) = (load(first, l), load(second, l));
                         for j in 0..$radix {

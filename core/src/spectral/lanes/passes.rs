@@ -16,7 +16,7 @@ const RADICES: [(usize, f32); 7] = [(2, 4.0), (3, 4.3), (4, 4.0), (5, 6.5), (7, 
 /// What the last pass costs more, with the step after it, and the largest radix whose two blocks stay in registers.
 const ENDS: (f32, usize) = (2.5, 7);
 
-/// Elements a multiple of this apart are in one place of a first-level cache, which has room for [`WAYS`] there.
+/// Elements a multiple of this apart are in one place of a first-level cache, which has room for [`WAYS`] there and as much else.
 const APART: usize = 4096 / size_of::<LaneBin>();
 const WAYS: usize = 4;
 
@@ -92,6 +92,13 @@ impl Stage {
             8 => radix8::down::<V>(x, self.m, w),
             _ => radix12::down::<V>(x, self.m, w),
         }
+    }
+
+    /// Of a pass over neighbours (m = 1), of the way down: the factors of elements `1 ≤ k < R` in the block that begins at element `start`.
+    #[inline(always)]
+    pub(super) fn factors<const FACTORS: usize>(&self, start: usize) -> Option<&[Complex32; FACTORS]> {
+        // R is known where this is inlined, and divides faster than `block`.
+        self.down.as_chunks().0.get(start / (FACTORS + 1))
     }
 
     /// The blocks' order in, natural order out.
