@@ -63,11 +63,12 @@ pub unsafe fn pair<F: Unpack, const FINE: bool>(
             [sums[r], sums[DEFERRED + r]] = unsafe { dots::<F, FINE, TOGETHER>(rows, row_bytes, x) };
         }
         let totals = reduce(&sums);
-        let mut lanes = [0.0; TOGETHER * DEFERRED];
-        // SAFETY: as many lanes as a vector has.
-        unsafe { _mm512_storeu_ps(lanes.as_mut_ptr(), totals) };
-        first.copy_from_slice(&lanes[..first.len()]);
-        second.copy_from_slice(&lanes[DEFERRED..][..second.len()]);
+        let halves = [_mm512_castps512_ps256(totals), _mm512_extractf32x8_ps::<1>(totals)];
+        for (out, half) in [first, second].into_iter().zip(halves) {
+            let rows = ((1u32 << out.len()) - 1) as __mmask8;
+            // SAFETY: no more lanes than there is room for are stored.
+            unsafe { _mm256_mask_storeu_ps(out.as_mut_ptr(), rows, half) };
+        }
     }
 }
 
