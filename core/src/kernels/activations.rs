@@ -6,6 +6,7 @@ use bytemuck::Pod;
 
 use super::formats::{GROUP, MAX_BLOCK};
 use super::isa::Form;
+use super::lead::Lead;
 use super::panel::Batch;
 use super::prefetch::ask_to_write;
 use super::{ActivationType, Aligned, Compute, Tier, Widest, widest};
@@ -38,7 +39,7 @@ pub struct Activations {
     has_f32: bool,
     has_int8: bool,
     has_words: bool,
-    alone: bool,
+    lead: Lead,
     values: Aligned<f32>,
     lanes: Aligned<i8>,
     fine: Aligned<i8>,
@@ -74,9 +75,9 @@ pub(super) struct Row<'a> {
     /// The fine plane likewise.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub split_fine: &'a [i8],
-    /// Whether the thread that multiplies is the only one of its pool: it has memory to itself.
+    /// How far ahead weights are asked for.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
-    pub alone: bool,
+    pub lead: Lead,
     /// Scale and scaled sum of each block of 32 in turn, of a row that is the only one.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub pairs: &'a [f32],
@@ -95,7 +96,7 @@ impl Activations {
             has_f32: false,
             has_int8: false,
             has_words: false,
-            alone: false,
+            lead: Lead::default(),
             values: Aligned::new(max_rows.saturating_mul(max_cols)),
             lanes: Aligned::new(padded),
             fine: Aligned::new(padded),
@@ -214,7 +215,7 @@ impl Activations {
         self.has_f32 = f32_form;
         self.has_int8 = int8_form;
         self.has_words = int8_form && compute.kernels().words;
-        self.alone = compute.threads() == 1;
+        self.lead = compute.lead();
         if rows == 0 || cols == 0 {
             return;
         }
@@ -315,7 +316,7 @@ impl Activations {
         Row {
             split_lanes: &self.split_lanes[..split],
             split_fine: &self.split_fine[..split],
-            alone: self.alone,
+            lead: self.lead,
             pairs: &self.pairs[..if split > 0 { groups } else { 0 }],
             values: &self.values[t * cols..][..cols],
             lanes: &self.lanes[t * stride..][..stride],

@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::activations::Row;
 use super::isa::{Batched, Form, Kernel, Kernels, PanelFn};
+use super::lead::Lead;
 use super::panel::{self, MultiplyFn, Target, UnpackFn};
 use super::prefetch::{Span, Spans, prefetch};
 use super::runs::Held;
@@ -41,6 +42,7 @@ pub struct Compute {
     tier: Tier,
     activations: ActivationType,
     kernels: Kernels,
+    lead: Lead,
     /// One a worker; a worker locks only its own.
     panels: Vec<Mutex<panel::Panel>>,
 }
@@ -72,7 +74,7 @@ impl Compute {
         if activations == ActivationType::Int8 {
             kernels.kernel = kernels.coarse;
         }
-        Ok(Self { kernels, pool, tier, activations, panels })
+        Ok(Self { kernels, lead: Lead::new(threads), pool, tier, activations, panels })
     }
 
     /// The tier in use.
@@ -83,6 +85,11 @@ impl Compute {
     /// How activations are quantised.
     pub fn activations(&self) -> ActivationType {
         self.activations
+    }
+
+    /// How far ahead weights are asked for.
+    pub(super) fn lead(&self) -> Lead {
+        self.lead
     }
 
     /// Threads in use, the caller's included.

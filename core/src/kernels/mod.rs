@@ -24,6 +24,7 @@ pub mod gemm;
 pub mod half_spectrum;
 mod isa;
 mod lane_bin;
+mod lead;
 mod matrix;
 mod panel;
 mod parallel;

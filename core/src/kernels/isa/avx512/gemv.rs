@@ -9,12 +9,8 @@ use std::arch::x86_64::*;
 use super::{STEP, Unpack};
 use crate::kernels::activations::{COARSE, Row};
 use crate::kernels::formats::GROUP;
+use crate::kernels::lead::Lead;
 
-/// Bytes ahead of the products that weights are asked for: the CPU's own prefetcher stops at the end of a page.
-const AHEAD: usize = 2048;
-/// The same for a thread that has memory to itself: into the first-level cache, and into the second-level one, which can wait for more
-/// lines at a time.
-const ALONE: [usize; 2] = [1024, 6144];
 /// Bytes of a cache line.
 const LINE: usize = 64;
 
@@ -93,11 +89,11 @@ unsafe fn dots<F: Unpack, const FINE: bool, const R: usize>(
     unsafe {
         for s in 0..steps {
             let p = start.map(|p| p.add(s * F::STEP_BYTES));
-            ask(p, F::STEP_BYTES, x.alone);
+            ask(p, F::STEP_BYTES, x.lead);
             step::<F, FINE, R, 0>(p, x, s * STEP, s * STEP, !0, &mut sums);
         }
         if rest > 0 {
-            ask(start.map(|p| p.add(steps * F::STEP_BYTES)), rest, x.alone);
+            ask(start.map(|p| p.add(steps * F::STEP_BYTES)), rest, x.lead);
             let skip = (F::STEP_BYTES - rest) / F::BYTES;
             if steps > 0 {
                 // A last step that ends with the row; the blocks it shares with the step before it get scale and offset zero.
@@ -127,20 +123,18 @@ unsafe fn dots<F: Unpack, const FINE: bool, const R: usize>(
     sums.map(|[a, b]| _mm512_add_ps(a, b))
 }
 
-/// Asks for what lies some way ahead of the `bytes` bytes at each of `p`. Requests are one line apart, whatever the alignment: that some
+/// Asks for what lies the lead ahead of the `bytes` bytes at each of `p`. Requests are one line apart, whatever the alignment: that some
 /// lines are asked for twice costs less than finding out which, and a single line of 17 that nobody asks for costs a fifth of the speed.
 #[inline(always)]
-fn ask<const R: usize>(p: [*const u8; R], bytes: usize, alone: bool) {
+fn ask<const R: usize>(p: [*const u8; R], bytes: usize, lead: Lead) {
     for p in p {
         for line in 0..bytes.div_ceil(LINE) {
             let p = p.wrapping_add(line * LINE);
             // SAFETY: prefetching reads nothing, wherever the address is.
             unsafe {
-                if alone {
-                    _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(ALONE[0]).cast());
-                    _mm_prefetch::<_MM_HINT_T1>(p.wrapping_add(ALONE[1]).cast());
-                } else {
-                    _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(AHEAD).cast());
+                _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(lead.first).cast());
+                if lead.second > 0 {
+                    _mm_prefetch::<_MM_HINT_T1>(p.wrapping_add(lead.second).cast());
                 }
             }
         }

@@ -1,0 +1,87 @@
+//! How far ahead of themselves products of one row ask for weights.
+
+/// Bytes ahead of what is multiplied, the same in every row that is multiplied meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+pub(super) struct Lead {
+    /// Of requests into the first-level cache.
+    pub first: usize,
+    /// Of earlier ones into the second-level cache, which can wait for more lines at a time; 0 for none.
+    pub second: usize,
+}
+
+/// First-level data caches from this size on take requests from further ahead: Zen 5's, and Intel's since Ice Lake.
+const LARGE: usize = 48 << 10;
+
+impl Lead {
+    /// For so many threads on this CPU. Measured on Zen 4 and on Zen 5, which the size of their first-level caches tells apart.
+    pub fn new(threads: usize) -> Self {
+        Self::with_cache(first_level_bytes(), threads)
+    }
+
+    fn with_cache(first_level: usize, threads: usize) -> Self {
+        if first_level >= LARGE {
+            // Both caches wait for as many lines, and a second request only takes the place of another.
+            Self { first: 5120, second: 0 }
+        } else if threads == 1 {
+            // A thread that has memory to itself.
+            Self { first: 1024, second: 6144 }
+        } else {
+            Self { first: 2048, second: 0 }
+        }
+    }
+}
+
+/// Bytes of this CPU's first-level data cache; 0 if it does not tell.
+#[cfg(target_arch = "x86_64")]
+#[allow(unused_unsafe)]
+fn first_level_bytes() -> usize {
+    use std::arch::x86_64::{__cpuid, __cpuid_count};
+
+    /// Descriptions of caches, one a subleaf: Intel's leaf, and AMD's.
+    const LEAVES: [u32; 2] = [4, 0x8000_001d];
+    const DATA: u32 = 1;
+
+    let of_leaf = |leaf: u32| {
+        // SAFETY: every x86-64 CPU has the instruction, and this leaf, which says how many there are.
+        let last = unsafe { __cpuid(leaf & 0x8000_0000) }.eax;
+        if last < leaf {
+            return None;
+        }
+        // SAFETY: the CPU has the leaf.
+        let caches = (0..8).map(|i| unsafe { __cpuid_count(leaf, i) });
+        let first_level = caches.take_while(|c| c.eax & 31 != 0).find(|c| c.eax & 31 == DATA && c.eax >> 5 & 7 == 1)?;
+        let field = |shift: u32, bits: u32| (first_level.ebx >> shift & ((1 << bits) - 1)) as usize + 1;
+        let (line, partitions, ways) = (field(0, 12), field(12, 10), field(22, 10));
+        Some(line * partitions * ways * (first_level.ecx as usize + 1))
+    };
+    LEAVES.into_iter().find_map(of_leaf).unwrap_or(0)
+}
+
+/// Only kernels of x86-64 ask by this.
+#[cfg(not(target_arch = "x86_64"))]
+fn first_level_bytes() -> usize {
+    0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_first_level_caches_take_requests_from_further_ahead() {
+        for threads in [1, 2] {
+            assert!(Lead::with_cache(48 << 10, threads).first > Lead::with_cache(32 << 10, threads).first);
+        }
+        assert_ne!(Lead::with_cache(32 << 10, 1), Lead::with_cache(32 << 10, 2));
+        assert_eq!(Lead::with_cache(0, 2), Lead::with_cache(32 << 10, 2));
+    }
+
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    #[test]
+    fn the_first_level_cache_is_as_large_as_the_system_says() {
+        let Ok(said) = std::fs::read_to_string("/sys/devices/system/cpu/cpu0/cache/index0/size") else { return };
+        let said: usize = said.trim().trim_end_matches('K').parse().unwrap();
+        assert_eq!(first_level_bytes(), said << 10);
+    }
+}
