@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::kernels::{Activations, Compute};
+use crate::kernels::{Activations, Aligned, Compute};
 use crate::spectral::Transforms;
 
 use super::Decoder;
@@ -13,19 +13,19 @@ use super::changes::ChangeScratch;
 pub struct Scratch {
     batch: usize,
     /// Residual, its norm, a block's output: batch × hidden.
-    pub(super) x: Vec<f32>,
-    pub(super) normed: Vec<f32>,
-    pub(super) out: Vec<f32>,
+    pub(super) x: Aligned,
+    pub(super) normed: Aligned,
+    pub(super) out: Aligned,
     /// batch × heads · head_dim (q, attention output) and batch × kv_heads · head_dim (k, v).
-    pub(super) q: Vec<f32>,
-    pub(super) mixed: Vec<f32>,
-    pub(super) k: Vec<f32>,
-    pub(super) v: Vec<f32>,
+    pub(super) q: Aligned,
+    pub(super) mixed: Aligned,
+    pub(super) k: Aligned,
+    pub(super) v: Aligned,
     /// batch × inner.
-    pub(super) gate: Vec<f32>,
-    pub(super) up: Vec<f32>,
+    pub(super) gate: Aligned,
+    pub(super) up: Aligned,
     /// Cosines and sines of every rotary embedding, for every row.
-    pub(super) angles: Vec<f32>,
+    pub(super) angles: Aligned,
     /// One row, more only where a pass wants every row's.
     pub(super) logits: Vec<f32>,
     vocab: usize,
@@ -46,7 +46,7 @@ impl Scratch {
         let kv_len = largest(|h| h.kv_len());
         let widest = decoder.hidden.max(decoder.inner).max(q_len);
         let angles: usize = decoder.ropes.iter().map(|r| 2 * r.angles()).sum();
-        let rows = |width: usize| vec![0.0; batch * width];
+        let rows = |width: usize| Aligned::new(batch * width);
         let workers = compute.threads();
         Self {
             batch,

@@ -5,6 +5,8 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx;
+#[cfg(target_arch = "x86_64")]
+pub(super) mod avx512;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 
@@ -13,6 +15,10 @@ pub const LANES: usize = 16;
 
 /// Elements of a line that are moved together, some cache lines.
 const STRIP: usize = 64;
+
+/// Elements between rows of which a first-level cache keeps all lines in one place.
+#[cfg(target_arch = "x86_64")]
+const ONE_PLACE: usize = 4096 / size_of::<f32>();
 
 /// What a lane without a line holds.
 const NOTHING: [f32; STRIP] = [0.0; STRIP];
@@ -54,6 +60,7 @@ pub fn put_turned<'a, const ADD: bool>(line: impl Fn(usize) -> &'a [f32; LANES],
     );
     for start in (0..width).step_by(STRIP) {
         let end = width.min(start + STRIP);
+        let start = put_sixteens::<ADD>(&line, rows, width, start..end);
         for (lane, group) in (0..LANES).step_by(4).zip(rows.chunks_mut(4 * width)) {
             let done = put_eights::<ADD>(&line, lane, group, width, start..end);
             for (lane, row) in (lane..).zip(group.chunks_exact_mut(width)) {
@@ -85,6 +92,25 @@ fn turn_fours(lines: &[&[f32]; 8], i: usize, to: &mut [[f32; LANES]]) -> usize {
     }
     #[allow(unreachable_code)]
     0
+}
+
+/// The lines of `span` to the rows, by sixteens, if there is a row for each lane; returns the first line not taken.
+#[inline(always)]
+fn put_sixteens<'a, const ADD: bool>(
+    line: &impl Fn(usize) -> &'a [f32; LANES],
+    rows: &mut [f32],
+    width: usize,
+    span: std::ops::Range<usize>,
+) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    if rows.len() == LANES * width && span.end <= width && !width.is_multiple_of(ONE_PLACE) && is_x86_feature_detected!("avx512f") {
+        let end = span.start + span.len() / 16 * 16;
+        // SAFETY: the CPU has AVX-512F. The lines' numbers are elements of each of the 16 rows, by the test above.
+        unsafe { avx512::put::<ADD>(|i| line(i).as_ptr(), span.start..end, rows.as_mut_ptr(), width) };
+        return end;
+    }
+    let _ = (line, rows, width);
+    span.start
 }
 
 /// Lanes `lane..lane + 4` of the lines from `span`'s first on, by eights, to four rows; returns the first line not taken.

@@ -12,6 +12,7 @@ use crate::kernels::activations::COARSE;
 use crate::kernels::formats::GROUP;
 use crate::kernels::panel::{Batch, MultiplyFn, PANEL_ROWS, Panel, Target};
 use crate::kernels::prefetch::ask_to_write;
+use crate::kernels::transpose::avx512::square;
 
 /// Activation rows of a tile.
 const TILE: usize = 6;
@@ -69,7 +70,7 @@ unsafe fn unpack_step<F: Unpack>(rows: &[*const u8; 16], lanes: *mut u8, scales:
             for (block, &row) in block.iter_mut().zip(rows) {
                 *block = F::lanes(row, i);
             }
-            for (word, columns) in transpose(block).into_iter().enumerate() {
+            for (word, columns) in square(block).into_iter().enumerate() {
                 let four = if F::SPLIT {
                     32 * (i / 2) + 8 * [0, 2, 1, 3][word / 4] + 4 * (i % 2) + word % 4
                 } else {
@@ -84,46 +85,13 @@ unsafe fn unpack_step<F: Unpack>(rows: &[*const u8; 16], lanes: *mut u8, scales:
             let (s, o) = F::scales(row);
             (*scale, *offset) = (_mm512_castps_si512(s), _mm512_castps_si512(o));
         }
-        let (scale, offset) = (transpose(scale), transpose(offset));
+        let (scale, offset) = (square(scale), square(offset));
         for g in 0..STEP / F::SPAN {
             let from = g * F::SPAN / GROUP;
             _mm512_store_si512(scales.add(g * PANEL_ROWS).cast(), scale[from]);
             _mm512_store_si512(offsets.add(g * PANEL_ROWS).cast(), offset[from]);
         }
     }
-}
-
-/// Turns round 16 × 16 words of 32 bits.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn transpose(rows: [__m512i; 16]) -> [__m512i; 16] {
-    // Pairs, then fours within 128-bit parts, then the parts themselves.
-    let mut pairs = rows;
-    for i in 0..8 {
-        pairs[2 * i] = _mm512_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);
-        pairs[2 * i + 1] = _mm512_unpackhi_epi32(rows[2 * i], rows[2 * i + 1]);
-    }
-    // fours[4q + c] holds word c of every 128-bit part, of rows 4q..4q + 4.
-    let mut fours = pairs;
-    for q in 0..4 {
-        let [a, b, c, d] = [pairs[4 * q], pairs[4 * q + 1], pairs[4 * q + 2], pairs[4 * q + 3]];
-        fours[4 * q] = _mm512_unpacklo_epi64(a, c);
-        fours[4 * q + 1] = _mm512_unpackhi_epi64(a, c);
-        fours[4 * q + 2] = _mm512_unpacklo_epi64(b, d);
-        fours[4 * q + 3] = _mm512_unpackhi_epi64(b, d);
-    }
-    let mut out = fours;
-    for c in 0..4 {
-        let low = _mm512_shuffle_i32x4::<0b01_00_01_00>(fours[c], fours[4 + c]);
-        let low_high = _mm512_shuffle_i32x4::<0b11_10_11_10>(fours[c], fours[4 + c]);
-        let high = _mm512_shuffle_i32x4::<0b01_00_01_00>(fours[8 + c], fours[12 + c]);
-        let high_high = _mm512_shuffle_i32x4::<0b11_10_11_10>(fours[8 + c], fours[12 + c]);
-        out[c] = _mm512_shuffle_i32x4::<0b10_00_10_00>(low, high);
-        out[4 + c] = _mm512_shuffle_i32x4::<0b11_01_11_01>(low, high);
-        out[8 + c] = _mm512_shuffle_i32x4::<0b10_00_10_00>(low_high, high_high);
-        out[12 + c] = _mm512_shuffle_i32x4::<0b11_01_11_01>(low_high, high_high);
-    }
-    out
 }
 
 /// The product for panels of a format.
