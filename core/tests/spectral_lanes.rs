@@ -31,7 +31,7 @@ fn spectra_are_the_defining_sum() {
                     re += f64::from(x) * cos;
                     im -= f64::from(x) * sin;
                 }
-                let found = spectra[slot as usize].lane(row);
+                let found = spectra[slot.at()].lane(row);
                 let error = (f64::from(found.re) - re).hypot(f64::from(found.im) - im);
                 assert!(error < 1e-6 * len as f64, "length {len}, row {row}, bin {bin}: {error:e}");
             }
@@ -47,7 +47,7 @@ fn the_way_back_is_the_defining_sum_in_any_order() {
             .map(|bin| LaneBin::from_lanes(|lane| (value(lane, 2 * bin), value(lane, 2 * bin + 1))))
             .collect();
         let mut bins = vec![LaneBin::ZERO; fft.bins()];
-        fft.slots().iter().zip(&folded).for_each(|(&slot, bin)| bins[slot as usize] = *bin);
+        fft.slots().iter().zip(&folded).for_each(|(&slot, bin)| bins[slot.at()] = *bin);
         let order: Vec<u32> = (0..len as u32).rev().collect();
         let (mut rows, mut sums) = (vec![f32::NAN; (LANES - 3) * len], vec![0.5; (LANES - 3) * len]);
         fft.twice_real(&mut bins.clone(), &mut rows, Held::Nothing, Some(&order));

@@ -24,7 +24,7 @@ pub use cache::PlanCache;
 pub use entries::{Entries, EntrySource, MAX_AREA, MAX_SIDE, Shape};
 pub use error::SpectralError;
 pub use fft::{RealFft, Transforms};
-pub use lanes::{CONJUGATE, LANES, LaneBin, LaneFft, LaneSpectra, LaneSpectraMut};
+pub use lanes::{LANES, LaneBin, LaneFft, LaneSpectra, LaneSpectraMut};
 pub use plan::Plan;
 pub use randperm::{Mt19937, randperm_prefix};
 pub use reconstruct::{reconstruct, reconstruct_into};

@@ -20,11 +20,11 @@
 
 use num_complex::Complex32;
 
-use super::lanes::{CONJUGATE, LANES, LaneBin};
+use super::lanes::{LANES, LaneBin};
 use super::plan::Bins;
 use super::{LaneSpectra, LaneSpectraMut, Plan};
 pub use crate::kernels::runs::Held;
-use crate::kernels::runs::{Index, Runs};
+use crate::kernels::runs::{Index, Placed, Runs};
 use crate::kernels::vector::fma;
 use crate::kernels::{Ahead, Widest, widest};
 
@@ -86,10 +86,21 @@ pub fn apply_lanes(
     output: LaneSpectraMut<'_>,
     held: Held,
 ) {
+    let shape = plan.shape();
+    assert!(
+        input.fft.len() == shape.cols() && output.fft.len() == shape.rows(),
+        "spectra of other lengths than {shape}"
+    );
     let scale = half_scale(plan, alpha);
-    match held {
-        Held::Nothing => widest(ApplyLanes::<false> { plan, stored, scale, input, output }),
-        Held::Sum => widest(ApplyLanes::<true> { plan, stored, scale, input, output }),
+    let x = Placed { bins: input.bins, slots: input.fft.sources() };
+    let z = Placed { bins: output.bins, slots: output.fft.sources() };
+    match &plan.bins {
+        Bins::Narrow { targets, sources } => {
+            Runs::new(&plan.runs, targets, sources).lane_sums(stored, scale, x, z, held);
+        }
+        Bins::Wide { targets, sources } => {
+            Runs::new(&plan.runs, targets, sources).lane_sums(stored, scale, x, z, held);
+        }
     }
 }
 
@@ -156,46 +167,6 @@ fn half_scale(plan: &Plan, alpha: f64) -> f32 {
     (alpha / (2.0 * plan.shape().area() as f64)) as f32
 }
 
-/// `ADD`: to the sum that the output holds.
-struct ApplyLanes<'a, const ADD: bool> {
-    plan: &'a Plan,
-    stored: &'a [f32],
-    scale: f32,
-    input: LaneSpectra<'a>,
-    output: LaneSpectraMut<'a>,
-}
-
-impl<const ADD: bool> Widest for ApplyLanes<'_, ADD> {
-    type Out = ();
-
-    #[inline(always)]
-    fn run<const F: bool>(self) {
-        let Self { plan, stored, scale, input, output } = self;
-        let (from, to) = (input.fft.sources(), output.fft.slots());
-        for_runs!(plan, |run| {
-            if !ADD && run.entries() == 0 {
-                run.targets().iter().for_each(|target| output.bins[to[target.at()] as usize] = LaneBin::ZERO);
-            }
-            for (target, (sources, stored)) in run.targets().iter().zip(run.sources().zip(run.factors(stored))) {
-                let mut sum = LaneBin::ZERO;
-                for (source, &c) in sources.iter().zip(stored) {
-                    let (slot, signed) = placed(from[source.at()], c);
-                    let x = &input.bins[slot];
-                    for l in 0..LANES {
-                        sum.re[l] = fma::<F>(c, x.re[l], sum.re[l]);
-                        sum.im[l] = fma::<F>(signed, x.im[l], sum.im[l]);
-                    }
-                }
-                let z = &mut output.bins[to[target.at()] as usize];
-                for l in 0..LANES {
-                    z.re[l] = if ADD { fma::<F>(scale, sum.re[l], z.re[l]) } else { scale * sum.re[l] };
-                    z.im[l] = if ADD { fma::<F>(scale, sum.im[l], z.im[l]) } else { scale * sum.im[l] };
-                }
-            }
-        });
-    }
-}
-
 fn adjoint_row(plan: &Plan, stored: &[f32], scale: f32, upstream: &[Complex32], output: &mut [Complex32]) {
     let bins = output.len();
     for_runs!(plan, |run| {
@@ -226,10 +197,10 @@ impl Widest for AdjointLanes<'_> {
         let (from, to) = (upstream.fft.slots(), output.fft.sources());
         for_runs!(plan, |run| {
             for (target, (sources, stored)) in run.targets().iter().zip(run.sources().zip(run.factors(stored))) {
-                let g = scaled_bin(&upstream.bins[from[target.at()] as usize], scale);
+                let g = scaled_bin(&upstream.bins[from[target.at()].at()], scale);
                 for (source, &c) in sources.iter().zip(stored) {
-                    let (slot, signed) = placed(to[source.at()], c);
-                    let y = &mut output.bins[slot];
+                    let slot = to[source.at()];
+                    let (y, signed) = (&mut output.bins[slot.at()], slot.sign() * c);
                     for l in 0..LANES {
                         y.re[l] = fma::<F>(c, g.re[l], y.re[l]);
                         y.im[l] = fma::<F>(signed, g.im[l], y.im[l]);
@@ -257,21 +228,15 @@ impl Widest for GradientLanes<'_> {
         let (of_x, of_g) = (input.fft.sources(), upstream.fft.slots());
         for_runs!(plan, |run| {
             for (target, (sources, out)) in run.targets().iter().zip(run.sources().zip(run.factors_mut(gradient))) {
-                let g = scaled_bin(&upstream.bins[of_g[target.at()] as usize], scale);
+                let g = scaled_bin(&upstream.bins[of_g[target.at()].at()], scale);
                 for (source, out) in sources.iter().zip(out) {
-                    let (slot, sign) = placed(of_x[source.at()], 1.0);
-                    let x = &input.bins[slot];
+                    let slot = of_x[source.at()];
+                    let (x, sign) = (&input.bins[slot.at()], slot.sign());
                     *out += total(std::array::from_fn(|l| fma::<F>(g.re[l], x.re[l], sign * g.im[l] * x.im[l])));
                 }
             }
         });
     }
-}
-
-/// Where a source is, and a factor with the sign of its imaginary part there.
-#[inline(always)]
-fn placed(source: u32, factor: f32) -> (usize, f32) {
-    ((source & !CONJUGATE) as usize, f32::from_bits(factor.to_bits() ^ (source & CONJUGATE)))
 }
 
 /// A bin times a scale.

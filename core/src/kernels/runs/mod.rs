@@ -1,11 +1,14 @@
 //! Entries of a sparse spectrum, sorted into runs that a loop can go through without deciding anything.
 //!
 //! An entry takes one bin of a source, a factor of it, to one bin of a target. [`Runs`] go through them target by target, those
-//! with equally many entries together. [`Runs::sums`] is the loop over one row.
+//! with equally many entries together. [`Runs::sums`] is the loop over one row, [`Runs::lane_sums`] that over a row in each lane.
 
+mod lanes;
 mod row;
 
 use std::ops::{Deref, Range};
+
+pub use lanes::Placed;
 
 /// What is where sums go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +41,46 @@ unsafe impl Index for u32 {
     #[inline(always)]
     fn at(self) -> usize {
         self as usize
+    }
+}
+
+/// Where a bin is among those of a transform that has an order of its own.
+#[derive(Debug, Clone, Copy, PartialEq, bytemuck::NoUninit)]
+#[repr(C)]
+pub struct Slot {
+    at: u32,
+    sign: f32,
+}
+
+impl Slot {
+    /// The bin at `at`.
+    pub fn of(at: u32) -> Self {
+        Self { at, sign: 1.0 }
+    }
+
+    /// The conjugate of what is there.
+    pub fn conjugate(self) -> Self {
+        Self { sign: -self.sign, ..self }
+    }
+
+    /// Where it is.
+    #[inline(always)]
+    pub fn at(self) -> usize {
+        self.at as usize
+    }
+
+    /// What its imaginary part is multiplied by, 1 or −1.
+    #[inline(always)]
+    pub fn sign(self) -> f32 {
+        self.sign
+    }
+}
+
+// SAFETY: the number itself.
+unsafe impl Index for Slot {
+    #[inline(always)]
+    fn at(self) -> usize {
+        Self::at(self)
     }
 }
 

@@ -103,7 +103,11 @@ fn put_sixteens<'a, const ADD: bool>(
     span: std::ops::Range<usize>,
 ) -> usize {
     #[cfg(target_arch = "x86_64")]
-    if rows.len() == LANES * width && span.end <= width && !width.is_multiple_of(ONE_PLACE) && is_x86_feature_detected!("avx512f") {
+    if rows.len() == LANES * width
+        && span.end <= width
+        && !width.is_multiple_of(ONE_PLACE)
+        && is_x86_feature_detected!("avx512f")
+    {
         let end = span.start + span.len() / 16 * 16;
         // SAFETY: the CPU has AVX-512F. The lines' numbers are elements of each of the 16 rows, by the test above.
         unsafe { avx512::put::<ADD>(|i| line(i).as_ptr(), span.start..end, rows.as_mut_ptr(), width) };

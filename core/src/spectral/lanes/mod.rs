@@ -15,7 +15,7 @@ mod ends;
 mod passes;
 mod rows;
 
-use crate::kernels::runs::Held;
+use crate::kernels::runs::{Below, Held, Slot};
 pub use crate::kernels::{LANES, LaneBin};
 use crate::kernels::{Vector, Vectorised, vectorised};
 use ends::Ends;
@@ -23,9 +23,6 @@ use passes::{Stage, stages};
 
 /// Elements whose passes stay in a first-level cache of 32 KB, with room for what else is touched.
 const CACHED: usize = (16 << 10) / size_of::<LaneBin>();
-
-/// Of a [source](LaneFft::sources): that the conjugate of what is there is meant. The sign of a 32-bit float.
-pub const CONJUGATE: u32 = 1 << 31;
 
 /// Spectra that a [`LaneFft`] made.
 #[derive(Debug, Clone, Copy)]
@@ -53,7 +50,7 @@ pub struct LaneFft {
     /// All passes of the complex transform but the last.
     stages: Box<[Stage]>,
     ends: Ends,
-    sources: Box<[u32]>,
+    sources: Below<Slot>,
 }
 
 impl LaneFft {
@@ -75,7 +72,8 @@ impl LaneFft {
         // Bin M has no place in the complex transform, and gets the one after it.
         let slots: Vec<u32> = (0..half).map(slot).chain([half as u32]).collect();
         let ends = Ends::new(half, stages.pop(), &slots);
-        let sources = slots.iter().copied().chain(slots.iter().map(|slot| slot | CONJUGATE)).collect();
+        let bins = || slots.iter().map(|slot| Slot::of(*slot));
+        let sources = Below::new(bins().chain(bins().map(Slot::conjugate)).collect());
         Some(Self { half, stages: stages.into(), ends, sources })
     }
 
@@ -91,12 +89,12 @@ impl LaneFft {
     }
 
     /// Where the bins are: bin b at `slots()[b]`.
-    pub fn slots(&self) -> &[u32] {
+    pub fn slots(&self) -> &[Slot] {
         &self.sources[..self.bins()]
     }
 
-    /// [`slots`](Self::slots), and then the same with [`CONJUGATE`]: what [`Plan`](super::Plan)'s entries read.
-    pub fn sources(&self) -> &[u32] {
+    /// [`slots`](Self::slots), and then those of the conjugates: what [`Plan`](super::Plan)'s entries read.
+    pub fn sources(&self) -> &Below<Slot> {
         &self.sources
     }
 
