@@ -17,7 +17,7 @@ pub(super) const BLOCK: usize = 32;
 /// What one step of the coarse plane is worth in steps of the fine one.
 pub(super) const COARSE: i32 = 128;
 /// The largest quantised magnitude: ±127 coarse steps, so that a product with any 8-bit weight fits the int8 instructions.
-const Q_MAX: f32 = (127 * COARSE) as f32;
+pub(super) const Q_MAX: f32 = (127 * COARSE) as f32;
 /// Whether a row that is alone is kept in [split] order as well: only kernels of x86-64 read it.
 const SPLIT: bool = cfg!(target_arch = "x86_64");
 /// Elements below which loading is not worth a trip to the pool.
@@ -463,11 +463,12 @@ impl<'a, T> Parts<'a, T> {
 /// Adding it to a small number leaves that number, rounded to nearest even, in the low bits of the sum.
 pub(super) const ROUNDER: f32 = 12_582_912.0;
 
+/// Blocks no larger than this are zero: the reciprocal of their scale would overflow.
+pub(super) const TINY: f32 = 1e-33;
+
 /// What a block with largest magnitude `amax` is multiplied with to give fine steps, and what one of those is worth.
 #[inline]
 pub(super) fn steps(amax: f32) -> (f32, f32) {
-    /// Blocks no larger than this are zero: the reciprocal of their scale would overflow.
-    const TINY: f32 = 1e-33;
     if amax > TINY { (Q_MAX / amax, amax / Q_MAX) } else { (0.0, 0.0) }
 }
 

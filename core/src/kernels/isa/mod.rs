@@ -166,4 +166,29 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn what_is_not_finite_is_all_that_its_block_tells() {
+        const LEN: usize = 192;
+        let x: Vec<f32> = (0..LEN).map(|i| i as f32 - 90.5).collect();
+        for (at, value) in (0..LEN).step_by(7).zip([f32::NAN, f32::INFINITY, f32::NEG_INFINITY].into_iter().cycle()) {
+            let mut x = x.clone();
+            x[at] = value;
+            for tier in detected_tiers() {
+                let (mut lanes, mut fine) = (vec![0; LEN], vec![0; LEN]);
+                let (mut scales, mut sums) = (vec![0.0; LEN / 16], vec![0.0; LEN / 16]);
+                let quantise = Kernels::of(tier).unwrap().quantise;
+                // SAFETY: only functions of tiers that this CPU runs are called.
+                unsafe { quantise(&x, &mut lanes, &mut fine, &mut scales, &mut sums) };
+                for (group, (scale, sum)) in scales.iter().zip(&sums).enumerate() {
+                    let poisoned = group / 2 == at / 32;
+                    assert_eq!(
+                        (scale.is_nan(), sum.is_nan()),
+                        (poisoned, poisoned),
+                        "{tier}, {value} at {at}, group {group}"
+                    );
+                }
+            }
+        }
+    }
 }

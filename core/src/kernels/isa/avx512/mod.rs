@@ -7,6 +7,7 @@
 mod gemm;
 mod gemv;
 mod plain;
+mod quantise;
 mod unpack;
 
 use super::{Batched, Form, Kernel, Kernels};
@@ -18,7 +19,7 @@ use unpack::Unpack;
 pub(super) const KERNELS: Kernels = Kernels {
     kernel: |ty| by_type!(ty, both_planes, plain)(),
     coarse: |ty| by_type!(ty, coarse_plane, plain)(),
-    quantise: super::avx2::quantise,
+    quantise: quantise::quantise,
     decoder: super::avx2::decoder,
     words: false,
 };
