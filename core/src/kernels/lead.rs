@@ -58,7 +58,7 @@ fn first_level_bytes() -> usize {
     LEAVES.into_iter().find_map(of_leaf).unwrap_or(0)
 }
 
-/// Only kernels of x86-64 ask by this.
+/// Elsewhere distances do not depend on it.
 #[cfg(not(target_arch = "x86_64"))]
 fn first_level_bytes() -> usize {
     0

@@ -28,16 +28,26 @@ use crate::kernels::runs::{Index, Placed, Runs};
 use crate::kernels::vector::fma;
 use crate::kernels::{Ahead, Widest, widest};
 
-/// Runs a loop over the plan's runs, with bins of either width.
-macro_rules! for_runs {
-    ($plan:expr, |$run:ident| $body:block) => {
+/// The plan's runs, with bins of either width.
+macro_rules! with_runs {
+    ($plan:expr, |$runs:ident| $body:expr) => {
         match &$plan.bins {
-            Bins::Narrow { targets, sources } => for_runs!($plan, targets, sources, $run, $body),
-            Bins::Wide { targets, sources } => for_runs!($plan, targets, sources, $run, $body),
+            Bins::Narrow { targets, sources } => {
+                let $runs = Runs::new(&$plan.runs, targets, sources);
+                $body
+            }
+            Bins::Wide { targets, sources } => {
+                let $runs = Runs::new(&$plan.runs, targets, sources);
+                $body
+            }
         }
     };
-    ($plan:expr, $targets:ident, $sources:ident, $run:ident, $body:block) => {
-        for $run in Runs::new(&$plan.runs, $targets, $sources) $body
+}
+
+/// A loop over the plan's runs.
+macro_rules! for_runs {
+    ($plan:expr, |$run:ident| $body:block) => {
+        with_runs!($plan, |runs| for $run in runs $body)
     };
 }
 
@@ -64,14 +74,7 @@ pub(crate) fn apply_ahead(
     ahead: &mut Ahead,
 ) {
     let scale = half_scale(plan, alpha);
-    match &plan.bins {
-        Bins::Narrow { targets, sources } => {
-            Runs::new(&plan.runs, targets, sources).sums(stored, scale, input, output, held, ahead);
-        }
-        Bins::Wide { targets, sources } => {
-            Runs::new(&plan.runs, targets, sources).sums(stored, scale, input, output, held, ahead);
-        }
-    }
+    with_runs!(plan, |runs| runs.sums(stored, scale, input, output, held, ahead));
 }
 
 /// [`apply`] on the spectra of as many rows as there are lanes.
@@ -94,14 +97,7 @@ pub fn apply_lanes(
     let scale = half_scale(plan, alpha);
     let x = Placed { bins: input.bins, slots: input.fft.sources() };
     let z = Placed { bins: output.bins, slots: output.fft.sources() };
-    match &plan.bins {
-        Bins::Narrow { targets, sources } => {
-            Runs::new(&plan.runs, targets, sources).lane_sums(stored, scale, x, z, held);
-        }
-        Bins::Wide { targets, sources } => {
-            Runs::new(&plan.runs, targets, sources).lane_sums(stored, scale, x, z, held);
-        }
-    }
+    with_runs!(plan, |runs| runs.lane_sums(stored, scale, x, z, held));
 }
 
 /// The spectrum of `ΔWᵀg`, or that added to what `output` holds: [`apply`] with the sides exchanged.

@@ -118,12 +118,8 @@ impl<B: Index> RunOf<'_, B> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Run;
+    use super::super::{Run, noise};
     use super::*;
-
-    fn noise(i: usize) -> f32 {
-        ((i as u32).wrapping_mul(2_654_435_761) >> 8) as f32 / 8_388_608.0 - 1.0
-    }
 
     const BINS: usize = 97;
 

@@ -188,3 +188,9 @@ impl<'a, B> RunOf<'a, B> {
         self.entries
     }
 }
+
+/// Numbers from −1 to 1 for the tests of both loops.
+#[cfg(test)]
+fn noise(i: usize) -> f32 {
+    ((i as u32).wrapping_mul(2_654_435_761) >> 8) as f32 / 8_388_608.0 - 1.0
+}

@@ -218,12 +218,8 @@ mod wide {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Below, Run};
+    use super::super::{Below, Run, noise};
     use super::*;
-
-    fn noise(i: usize) -> f32 {
-        ((i as u32).wrapping_mul(2_654_435_761) >> 8) as f32 / 8_388_608.0 - 1.0
-    }
 
     fn spectrum(bins: usize, seed: usize) -> Vec<Complex32> {
         (0..bins).map(|i| Complex32::new(noise(seed + 2 * i), noise(seed + 2 * i + 1))).collect()

@@ -48,6 +48,7 @@ fn quantise_four(
     let poison = pairs.map(|[a, b]| _mm512_add_ps(_mm512_mul_ps(a, zero), _mm512_mul_ps(b, zero)));
     let poison = halves(in_lanes(poison, |a, b| _mm512_add_ps(a, b)), |a, b| _mm_add_ps(a, b));
 
+    // As `steps`.
     let q_max = _mm_set1_ps(Q_MAX);
     let keep = _mm_cmp_ps_mask::<_CMP_GT_OQ>(amax, _mm_set1_ps(TINY));
     let inverse = _mm_maskz_div_ps(keep, q_max, amax);
