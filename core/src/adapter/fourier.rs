@@ -103,8 +103,12 @@ impl Delta for FourierDelta {
         BYTES_AN_ENTRY * self.stored.len()
     }
 
+    fn first_read(&self) -> &[u8] {
+        bytemuck::cast_slice(&self.stored)
+    }
+
     fn expect(&self, scratch: &mut DeltaScratch) {
-        scratch.ahead.add(bytemuck::cast_slice(&self.stored));
+        scratch.ahead.add(self.first_read());
         self.plan.expect(&mut scratch.ahead);
     }
 

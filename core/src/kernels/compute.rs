@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use super::activations::Row;
 use super::isa::{Batched, Form, Kernel, Kernels, PanelFn};
 use super::lead::Lead;
+use super::next::Next;
 use super::panel::{self, MultiplyFn, Target, UnpackFn};
 use super::prefetch::{Span, Spans, prefetch};
 use super::runs::Held;
@@ -119,7 +120,7 @@ impl Compute {
     /// # Panics
     /// As [`matmul`](Self::matmul), for any of the products.
     pub fn matmul_group(&self, jobs: &mut [(Matrix<'_>, &mut [f32])], x: &Activations) {
-        self.matmul_group_beside(jobs, x, Beside::default(), &|_, _| {});
+        self.matmul_group_beside(jobs, x, Beside::default(), Next::default(), &|_, _| {});
     }
 
     /// [`matmul_group`](Self::matmul_group), but each product is added to its output where `held` says that it holds a sum, which only
@@ -130,11 +131,12 @@ impl Compute {
     pub fn matmul_group_onto(&self, jobs: &mut [(Matrix<'_>, &mut [f32])], held: &[Held], x: &Activations) {
         assert_eq!(jobs.len(), held.len(), "products, and what their outputs hold");
         assert!(x.rows() != 1 || !held.contains(&Held::Sum), "a single row is not added to sums");
-        self.group(jobs, held, x, Beside::default(), &|_, _| {});
+        self.group(jobs, held, x, Beside::default(), Next::default(), &|_, _| {});
     }
 
     /// [`matmul_group`](Self::matmul_group), and in the same job of the pool `task(worker, i)` for every `i` below `beside.tasks`, begun
-    /// before the products: what would keep one thread busy alone is done while the others multiply.
+    /// before the products: what would keep one thread busy alone is done while the others multiply. With one row of activations, `next` is
+    /// asked for towards the end, and threads that wait after it fetch the first of what will be theirs.
     ///
     /// # Panics
     /// As [`matmul_group`](Self::matmul_group), and with a task that panics.
@@ -143,9 +145,10 @@ impl Compute {
         jobs: &mut [(Matrix<'_>, &mut [f32])],
         x: &Activations,
         beside: Beside,
+        next: Next<'_>,
         task: &(dyn Fn(usize, usize) + Sync),
     ) {
-        self.group(jobs, &[], x, beside, task);
+        self.group(jobs, &[], x, beside, next, task);
     }
 
     /// `held`: for each job, or for none, whose outputs are overwritten then.
@@ -155,8 +158,12 @@ impl Compute {
         held: &[Held],
         x: &Activations,
         beside: Beside,
+        next: Next<'_>,
         task: &(dyn Fn(usize, usize) + Sync),
     ) {
+        if x.rows() == 1 {
+            self.expect(next.products);
+        }
         if jobs.is_empty() {
             return self.pool.run_indexed(beside.tasks, task);
         }
@@ -173,6 +180,8 @@ impl Compute {
             let each = ((beside.bytes + unit / 2) / unit).max(1);
             let before = left * each;
             let tasks = before + jobs().map(Job::tasks).sum::<usize>();
+            // Where a worker goes on to, unless others take some of it.
+            let share_end = |worker| self.pool.share(worker, tasks).end;
             let run = |worker: usize, range: Range<usize>| {
                 for i in range.start..range.end.min(before) {
                     if i % each == 0 {
@@ -180,12 +189,20 @@ impl Compute {
                     }
                 }
                 let mut first = before;
-                for job in jobs() {
-                    let own = range.start.max(first)..range.end.min(first + job.tasks());
+                let mut following = jobs();
+                while let Some(job) = following.next() {
+                    let end = first + job.tasks();
+                    let own = range.start.max(first)..range.end.min(end);
                     if !own.is_empty() {
-                        job.run(own.start - first..own.end - first, x, &self.panels[worker]);
+                        let then = match following.clone().next() {
+                            _ if x.rows() > 1 => Default::default(),
+                            Some(following) if own.end == end && end < share_end(worker) => following.begins_with(),
+                            _ if own.end == share_end(worker) => self.first_of(worker, next),
+                            _ => Default::default(),
+                        };
+                        job.run(own.start - first..own.end - first, x, &self.panels[worker], then);
                     }
-                    first += job.tasks();
+                    first = end;
                 }
             };
             match x.rows() {
@@ -204,32 +221,38 @@ impl Compute {
         cut.parts(own).map(|rows| Span::of(w.row_range(rows.start, rows.end)).first(BEGINNING))
     }
 
-    /// The products with a single row of activations that come after those given next: threads that wait meanwhile fetch the first of
-    /// what will be theirs.
-    pub fn expect(&self, next: &[Matrix<'_>]) {
-        if self.threads() == 1 {
-            return;
+    /// Lets threads that wait before the products with a single row that come `next` fetch the first of what will be theirs.
+    fn expect(&self, next: &[Matrix<'_>]) {
+        if self.threads() > 1 && !next.is_empty() {
+            self.pool.fetch_meanwhile(|worker| self.share_of(worker, next));
         }
-        let tasks: usize = next.iter().map(|w| Cut::new(self, w, 1).tasks()).sum();
-        self.pool.fetch_meanwhile(|worker| {
-            let share = self.pool.share(worker, tasks);
-            let mut spans = Spans::default();
-            let mut places = spans.iter_mut();
-            let (mut first, mut left) = (0, AHEAD);
-            for w in next {
-                let cut = Cut::new(self, w, 1);
-                let own = share.start.max(first)..share.end.min(first + cut.tasks());
-                if !own.is_empty()
-                    && let Some(place) = places.next()
-                {
-                    let parts = cut.parts(own.start - first..own.end - first);
-                    *place = parts.map(|rows| Span::of(w.row_range(rows.start, rows.end)).first(left / 2));
-                    left -= place.iter().map(|span| span.len()).sum::<usize>();
-                }
-                first += cut.tasks();
+    }
+
+    /// The first of what a worker reads of products with a single row.
+    fn share_of(&self, worker: usize, products: &[Matrix<'_>]) -> Spans {
+        let tasks: usize = products.iter().map(|w| Cut::new(self, w, 1).tasks()).sum();
+        let share = self.pool.share(worker, tasks);
+        let mut spans = Spans::default();
+        let mut places = spans.iter_mut();
+        let (mut first, mut left) = (0, AHEAD);
+        for w in products {
+            let cut = Cut::new(self, w, 1);
+            let own = share.start.max(first)..share.end.min(first + cut.tasks());
+            if !own.is_empty()
+                && let Some(place) = places.next()
+            {
+                let parts = cut.parts(own.start - first..own.end - first);
+                *place = parts.map(|rows| Span::of(w.row_range(rows.start, rows.end)).first(left / 2));
+                left -= place.iter().map(|span| span.len()).sum::<usize>();
             }
-            spans
-        });
+            first += cut.tasks();
+        }
+        spans
+    }
+
+    /// What a worker reads first of what comes `next`.
+    fn first_of(&self, worker: usize, next: Next<'_>) -> [Span; 2] {
+        if worker == 0 && next.first[0].len() > 0 { next.first } else { self.share_of(worker, next.products)[0] }
     }
 
     /// The form of activations that weights of type `ty` are multiplied with.
@@ -340,13 +363,18 @@ impl<'a> Job<'a> {
         self.cut.tasks()
     }
 
+    /// The weights of its first task.
+    fn begins_with(&self) -> [Span; 2] {
+        self.cut.parts(0..1).map(|rows| Span::of(self.w.row_range(rows.start, rows.end)))
+    }
+
     /// Bytes of weights that a task reads.
     fn task_bytes(&self) -> usize {
         self.cut.each * self.w.row_bytes() * if self.cut.paired { 2 } else { 1 }
     }
 
-    /// Computes the outputs of some tasks' weight rows for all activation rows.
-    fn run(&self, tasks: Range<usize>, x: &Activations, scratch: &Mutex<panel::Panel>) {
+    /// Computes the outputs of some tasks' weight rows for all activation rows; of a single one, `then` is read after them.
+    fn run(&self, tasks: Range<usize>, x: &Activations, scratch: &Mutex<panel::Panel>, then: [Span; 2]) {
         let [rows, second] = self.cut.parts(tasks.clone());
         if let Some(pair) = self.kernel.pair.filter(|_| self.cut.paired) {
             let data = [&rows, &second].map(|rows| self.w.row_range(rows.start, rows.end));
@@ -355,7 +383,7 @@ impl<'a> Job<'a> {
             let out = [rows, second].map(|rows| unsafe { self.outputs(rows) });
             // SAFETY: a `Compute` of this tier exists, so the CPU runs it; `data` is whole rows of the job's type, which chose
             // the kernel, equally many in both; `Job::new` checked the activations' columns and form.
-            unsafe { pair(data, self.w.row_bytes(), &x.row(0), out) };
+            unsafe { pair(data, self.w.row_bytes(), &x.row(0), out, then) };
             if let Some(odd) = self.cut.odd(tasks) {
                 self.run_one(odd..odd + 1, x);
             }

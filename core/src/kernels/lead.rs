@@ -1,5 +1,7 @@
 //! How far ahead of themselves products of one row ask for weights.
 
+use super::prefetch::Span;
+
 /// Bytes ahead of what is multiplied, the same in every row that is multiplied meanwhile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
@@ -17,6 +19,24 @@ impl Lead {
     /// For so many threads on this CPU. Measured on Zen 4 and on Zen 5, which the size of their first-level caches tells apart.
     pub fn new(threads: usize) -> Self {
         Self::with_cache(first_level_bytes(), threads)
+    }
+
+    /// The furthest that is asked for.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+    pub fn furthest(self) -> usize {
+        self.first.max(self.second)
+    }
+
+    /// For the last `bytes` bytes before `end`, no more than the [furthest](Self::furthest), so that they have been asked for: what is asked for
+    /// during them begins with `then`, if there is anything, instead of what follows `end`.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+    pub fn across(self, bytes: usize, end: *const u8, then: Span) -> Self {
+        let ahead = bytes.wrapping_add(then.distance_from(end));
+        match self.second {
+            _ if then.len() == 0 => self,
+            0 => Self { first: ahead, ..self },
+            _ => Self { second: ahead, ..self },
+        }
     }
 
     fn with_cache(first_level: usize, threads: usize) -> Self {
@@ -75,6 +95,19 @@ mod tests {
         }
         assert_ne!(Lead::with_cache(32 << 10, 1), Lead::with_cache(32 << 10, 2));
         assert_eq!(Lead::with_cache(0, 2), Lead::with_cache(32 << 10, 2));
+    }
+
+    #[test]
+    fn requests_go_across_to_what_comes_then() {
+        let (weights, then) = ([0u8; 8000], [0u8; 100]);
+        for lead in [Lead { first: 1000, second: 0 }, Lead { first: 100, second: 1000 }] {
+            let (end, bytes) = (weights.as_ptr_range().end, 900);
+            assert_eq!(lead.across(bytes, end, Span::default()), lead);
+            let across = lead.across(bytes, end, Span::of(&then));
+            let far = if lead.second > 0 { across.second } else { across.first };
+            assert_eq!(end.addr().wrapping_sub(bytes).wrapping_add(far), then.as_ptr().addr());
+            assert_eq!(lead.second == 0 || across.first == lead.first, true);
+        }
     }
 
     #[cfg(all(target_arch = "x86_64", target_os = "linux"))]

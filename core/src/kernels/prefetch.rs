@@ -75,6 +75,11 @@ impl Span {
         self.len
     }
 
+    /// Bytes from `address` on to where it begins, modulo the size of the address space.
+    pub fn distance_from(self, address: *const u8) -> usize {
+        self.address.wrapping_sub(address.addr())
+    }
+
     /// Whether it is part of `bytes`.
     #[cfg(test)]
     pub fn within(self, bytes: &[u8]) -> bool {

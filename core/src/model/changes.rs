@@ -160,3 +160,11 @@ impl<'a, const N: usize> Changes<'a, N> {
         }
     }
 }
+
+/// What applying the changes to some linears of a layer reads first, in two streams: nothing if there are none.
+pub(super) fn first_read(adapters: &ActiveAdapters, linears: impl Iterator<Item = (usize, LinearKind)>) -> [Span; 2] {
+    let deltas =
+        linears.flat_map(|(layer, kind)| adapters.list().iter().filter_map(move |(bound, _)| bound.delta(layer, kind)));
+    let mut streams = deltas.map(|delta| Span::of(delta.first_read())).filter(|span| span.len() > 0);
+    std::array::from_fn(|_| streams.next().unwrap_or_default())
+}

@@ -5,11 +5,10 @@ use std::sync::Mutex;
 
 use crate::adapter::DeltaBlock;
 use crate::gguf::Gguf;
-use crate::kernels::{Activations, Beside, Compute, dequantize, for_each_chunk, vector};
-use crate::spectral::transform::Held;
+use crate::kernels::{Activations, Beside, Compute, Next, dequantize, for_each_chunk, vector};
 
 use super::blocks::{Attention, Mlp, RmsNorm, Rope, Turn};
-use super::changes::{ChangeScratch, Changes};
+use super::changes::{self, ChangeScratch, Changes};
 use super::kv::KvCache;
 use super::weights::{Linear, LinearKind};
 use super::{ActiveAdapters, ModelError, Scratch};
@@ -199,7 +198,8 @@ impl Decoder {
         if rows == 1 {
             kv.layers[index].expect(start);
         }
-        let project = Projection { gguf, compute, adapters, layer: index, next: &[&attention.o] };
+        let o = [Following::of(index, LinearKind::O, &attention.o)];
+        let project = Projection { gguf, compute, adapters, layer: index, next: &o };
         let group = [(LinearKind::Q, &attention.q), (LinearKind::K, &attention.k), (LinearKind::V, &attention.v)];
         let before = index.checked_sub(1).and_then(|before| self.layers.get(before));
         let residual = Residual {
@@ -220,7 +220,9 @@ impl Decoder {
         let mixed = &mut mixed[..rows * q_len];
         heads.attend(compute.pool(), kv_layer, start, q, turn(&attention.q_norm), mixed, workers);
 
-        let project = Projection { next: &[&layer.mlp.gate, &layer.mlp.up], ..project };
+        let [gate, up] = [(LinearKind::Gate, &layer.mlp.gate), (LinearKind::Up, &layer.mlp.up)];
+        let gate_and_up = [gate, up].map(|(kind, linear)| Following::of(index, kind, linear));
+        let project = Projection { next: &gate_and_up, ..project };
         project.run(activations, changes, [(LinearKind::O, &attention.o)], [mixed], |_, _| {}, [out])
     }
 
@@ -234,7 +236,8 @@ impl Decoder {
         let out = &mut out[..rows * self.hidden];
         let (gate, up) = (&mut gate[..rows * self.inner], &mut up[..rows * self.inner]);
 
-        let project = Projection { gguf, compute, adapters, layer: index, next: &[&mlp.down] };
+        let down = [Following::of(index, LinearKind::Down, &mlp.down)];
+        let project = Projection { gguf, compute, adapters, layer: index, next: &down };
         let group = [(LinearKind::Gate, &mlp.gate), (LinearKind::Up, &mlp.up)];
         let residual =
             Residual { gguf, out: Some(&*out), post_norm: layer.attention_post_norm.as_ref(), norm: &layer.mlp_norm };
@@ -242,9 +245,12 @@ impl Decoder {
         project.run(activations, changes, group, [normed, x], fill, [&mut *gate, &mut *up])?;
 
         let fill = |_, [gate, up]: [&mut [f32]; 2]| mlp.activation.gate(gate, up);
-        let after = self.layers.get(index + 1).map(|layer| &layer.attention);
-        let after = after.map_or([&self.head; 3], |attention| [&attention.q, &attention.k, &attention.v]);
-        let project = Projection { next: if index + 1 < self.layers.len() { &after } else { &after[..1] }, ..project };
+        let q_k_v = self.layers.get(index + 1).map(|Layer { attention, .. }| {
+            let group = [(LinearKind::Q, &attention.q), (LinearKind::K, &attention.k), (LinearKind::V, &attention.v)];
+            group.map(|(kind, linear)| Following::of(index + 1, kind, linear))
+        });
+        let head = [Following { changed_as: None, linear: &self.head }];
+        let project = Projection { next: q_k_v.as_ref().map_or(&head, |group| &group[..]), ..project };
         project.run(activations, changes, [(LinearKind::Down, &mlp.down)], [gate, up], fill, [out])
     }
 
@@ -308,6 +314,9 @@ impl Residual<'_> {
     }
 }
 
+/// Linears of a group, at most.
+const MOST_TOGETHER: usize = 3;
+
 /// What a group of linears that read the same rows is computed with.
 pub(super) struct Projection<'a> {
     pub(super) gguf: &'a Gguf,
@@ -315,7 +324,21 @@ pub(super) struct Projection<'a> {
     pub(super) adapters: &'a ActiveAdapters,
     pub(super) layer: usize,
     /// The linears that are computed next.
-    pub(super) next: &'a [&'a Linear],
+    pub(super) next: &'a [Following<'a>],
+}
+
+/// A linear that is computed after others.
+#[derive(Clone, Copy)]
+pub(super) struct Following<'a> {
+    /// Whose changes apply to it, if there are any.
+    changed_as: Option<(usize, LinearKind)>,
+    linear: &'a Linear,
+}
+
+impl<'a> Following<'a> {
+    pub(super) fn of(layer: usize, kind: LinearKind, linear: &'a Linear) -> Self {
+        Self { changed_as: Some((layer, kind)), linear }
+    }
 }
 
 impl Projection<'_> {
@@ -353,8 +376,14 @@ impl Projection<'_> {
         }
         let mut targets = outs.iter_mut();
         let mut jobs = matrices.map(|matrix| (matrix, targets.next().map_or(&mut [][..], |out| &mut **out)));
+        let mut following = [matrices[0]; MOST_TOGETHER];
+        let mut next = Next::default();
         if rows == 1 {
-            self.expect()?;
+            for (matrix, next) in following.iter_mut().zip(self.next) {
+                *matrix = next.linear.matrix(gguf)?;
+            }
+            next.products = &following[..self.next.len().min(MOST_TOGETHER)];
+            next.first = changes::first_read(adapters, self.next.iter().filter_map(|next| next.changed_as));
         }
         match changes {
             // One row is too little for a job of its own: its changes are computed beside the products, and added.
@@ -365,29 +394,21 @@ impl Projection<'_> {
                 let products = compute.begins_with(&jobs[0].0);
                 let beside = Beside { tasks, bytes: changes.row_bytes() / tasks };
                 let x = &*buffers[0];
-                compute.matmul_group_beside(&mut jobs, activations, beside, &|worker, task| {
+                compute.matmul_group_beside(&mut jobs, activations, beside, next, &|worker, task| {
                     changes.row_task((task, tasks), &blocks[worker], x, &slots, products);
                 });
                 add_biases(gguf, &group, &mut outs);
                 changes.add_rows(added, outs);
             }
-            changes => {
-                let held = changes.map_or([Held::Nothing; N], |changes| changes.held());
-                compute.matmul_group_onto(&mut jobs, &held, activations);
+            Some(changes) => {
+                compute.matmul_group_onto(&mut jobs, &changes.held(), activations);
+                add_biases(gguf, &group, &mut outs);
+            }
+            None => {
+                compute.matmul_group_beside(&mut jobs, activations, Beside::default(), next, &|_, _| {});
                 add_biases(gguf, &group, &mut outs);
             }
         }
-        Ok(())
-    }
-
-    /// Says which products with one row come next.
-    fn expect(&self) -> Result<(), ModelError> {
-        let Some(first) = self.next.first() else { return Ok(()) };
-        let mut matrices = [first.matrix(self.gguf)?; 3];
-        for (matrix, linear) in matrices.iter_mut().zip(self.next) {
-            *matrix = linear.matrix(self.gguf)?;
-        }
-        self.compute.expect(&matrices[..self.next.len().min(3)]);
         Ok(())
     }
 }

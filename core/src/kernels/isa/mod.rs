@@ -13,6 +13,7 @@ mod avx512;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 
+use super::Span;
 use super::activations::Row;
 use super::panel::{MultiplyFn, UnpackFn};
 use super::transposed::DecodeFn;
@@ -38,10 +39,11 @@ pub type PanelFn<const T: usize> = unsafe fn(&[u8], usize, &[Row<'_>; T], &mut [
 
 /// The products of two runs of weight rows, equally many, with one activation row: the first run's and the second's. Two long streams,
 /// which a CPU's prefetcher follows on to the rows that come after them, where neighbouring rows would be two that end with every row.
+/// Last are two streams that are read after them, if they are not empty, for kernels that ask for weights ahead.
 ///
 /// # Safety
 /// As for [`PanelFn`]; both runs of bytes are as many rows as there are outputs in each.
-pub type PairFn = unsafe fn([&[u8]; 2], usize, &Row<'_>, [&mut [f32]; 2]);
+pub type PairFn = unsafe fn([&[u8]; 2], usize, &Row<'_>, [&mut [f32]; 2], [Span; 2]);
 
 /// The products with several activation rows at once.
 #[derive(Clone, Copy)]

@@ -155,7 +155,7 @@ unsafe fn tile<const SPAN: usize, const FINE: bool, const T: usize>(
                     *sum = _mm512_maskz_loadu_ps(keep[h], out.add(k * target.stride + 16 * h));
                 }
                 // What the next tile begins with: nothing else reads these lines, and no unit fetches them by itself.
-                ask_to_write(out.wrapping_add((T + k) * target.stride).cast(), target.rows * size_of::<f32>());
+                ask_to_write(out.wrapping_add((T + k) * target.stride).cast(), PANEL_ROWS * size_of::<f32>());
             }
         }
         let coarse = x.lanes.as_ptr().add(t * x.stride + start);

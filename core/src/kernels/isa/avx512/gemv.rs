@@ -10,6 +10,7 @@ use super::{STEP, Unpack};
 use crate::kernels::activations::{COARSE, Row};
 use crate::kernels::formats::GROUP;
 use crate::kernels::lead::Lead;
+use crate::kernels::prefetch::Span;
 
 /// Bytes of a cache line.
 const LINE: usize = 64;
@@ -33,11 +34,12 @@ pub unsafe fn panel<F: Unpack, const FINE: bool>(
     let (second, last) = rest.split_at_mut(half);
     let (upper, lower) = data.split_at(half * row_bytes);
     // SAFETY: whole rows, equally many; the rest is the caller's promise.
-    unsafe { pair::<F, FINE>([upper, lower], row_bytes, x, [first, second]) };
+    unsafe { pair::<F, FINE>([upper, lower], row_bytes, x, [first, second], Default::default()) };
     if let [last] = last {
         let mut sums = [_mm512_setzero_ps(); TOGETHER * DEFERRED];
         // SAFETY: as above.
-        [sums[0]] = unsafe { dots::<F, FINE, 1>([lower[half * row_bytes..][..row_bytes].as_ptr()], row_bytes, x) };
+        [sums[0]] =
+            unsafe { dots::<F, FINE, 1>([lower[half * row_bytes..][..row_bytes].as_ptr()], row_bytes, x, &[x.lead]) };
         *last = _mm512_cvtss_f32(reduce(&sums));
     }
 }
@@ -49,6 +51,32 @@ pub unsafe fn pair<F: Unpack, const FINE: bool>(
     row_bytes: usize,
     x: &Row<'_>,
     [first, second]: [&mut [f32]; TOGETHER],
+    then: [Span; TOGETHER],
+) {
+    // The last rows have been asked for before.
+    let last = (x.lead.furthest() / row_bytes).min(first.len());
+    let across = std::array::from_fn(|i| x.lead.across(last * row_bytes, data[i].as_ptr_range().end, then[i]));
+    let at = first.len() - last;
+    let [(upper, last_upper), (lower, last_lower)] = data.map(|data| data.split_at(at * row_bytes));
+    let ((first, last_first), (second, last_second)) = (first.split_at_mut(at), second.split_at_mut(at));
+    // SAFETY: whole rows, equally many in both; the rest is the caller's promise.
+    unsafe {
+        rows::<F, FINE>([upper, lower], row_bytes, x, &[x.lead; TOGETHER], [first, second]);
+        rows::<F, FINE>([last_upper, last_lower], row_bytes, x, &across, [last_first, last_second]);
+    }
+}
+
+/// The products of both runs, asking for what lies their leads ahead.
+///
+/// # Safety
+/// As of [`pair`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn rows<F: Unpack, const FINE: bool>(
+    data: [&[u8]; TOGETHER],
+    row_bytes: usize,
+    x: &Row<'_>,
+    leads: &[Lead; TOGETHER],
+    [first, second]: [&mut [f32]; TOGETHER],
 ) {
     let mut sums = [_mm512_setzero_ps(); TOGETHER * DEFERRED];
     for (block, (first, second)) in first.chunks_mut(DEFERRED).zip(second.chunks_mut(DEFERRED)).enumerate() {
@@ -56,7 +84,7 @@ pub unsafe fn pair<F: Unpack, const FINE: bool>(
             let row = block * DEFERRED + r;
             let rows = data.map(|rows| rows[row * row_bytes..][..row_bytes].as_ptr());
             // SAFETY: whole rows; by the caller's promise the activations have as many columns, padded to whole steps.
-            [sums[r], sums[DEFERRED + r]] = unsafe { dots::<F, FINE, TOGETHER>(rows, row_bytes, x) };
+            [sums[r], sums[DEFERRED + r]] = unsafe { dots::<F, FINE, TOGETHER>(rows, row_bytes, x, leads) };
         }
         let totals = reduce(&sums);
         let halves = [_mm512_castps512_ps256(totals), _mm512_extractf32x8_ps::<1>(totals)];
@@ -81,6 +109,7 @@ unsafe fn dots<F: Unpack, const FINE: bool, const R: usize>(
     start: [*const u8; R],
     row_bytes: usize,
     x: &Row<'_>,
+    leads: &[Lead; R],
 ) -> [__m512; R] {
     let mut sums: Sums<R> = [[_mm512_setzero_ps(); 2]; R];
     let steps = row_bytes / F::STEP_BYTES;
@@ -89,11 +118,11 @@ unsafe fn dots<F: Unpack, const FINE: bool, const R: usize>(
     unsafe {
         for s in 0..steps {
             let p = start.map(|p| p.add(s * F::STEP_BYTES));
-            ask(p, F::STEP_BYTES, x.lead);
+            ask(p, F::STEP_BYTES, leads);
             step::<F, FINE, R, 0>(p, x, s * STEP, s * STEP, !0, &mut sums);
         }
         if rest > 0 {
-            ask(start.map(|p| p.add(steps * F::STEP_BYTES)), rest, x.lead);
+            ask(start.map(|p| p.add(steps * F::STEP_BYTES)), rest, leads);
             let skip = (F::STEP_BYTES - rest) / F::BYTES;
             if steps > 0 {
                 // A last step that ends with the row; the blocks it shares with the step before it get scale and offset zero.
@@ -126,8 +155,8 @@ unsafe fn dots<F: Unpack, const FINE: bool, const R: usize>(
 /// Asks for what lies the lead ahead of the `bytes` bytes at each of `p`. Requests are one line apart, whatever the alignment: that some
 /// lines are asked for twice costs less than finding out which, and a single line of 17 that nobody asks for costs a fifth of the speed.
 #[inline(always)]
-fn ask<const R: usize>(p: [*const u8; R], bytes: usize, lead: Lead) {
-    for p in p {
+fn ask<const R: usize>(p: [*const u8; R], bytes: usize, leads: &[Lead; R]) {
+    for (p, lead) in p.into_iter().zip(leads) {
         for line in 0..bytes.div_ceil(LINE) {
             let p = p.wrapping_add(line * LINE);
             // SAFETY: prefetching reads nothing, wherever the address is.

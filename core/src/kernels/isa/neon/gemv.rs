@@ -8,6 +8,7 @@ use std::arch::aarch64::*;
 use super::dot::{sdot, widening_dot};
 use super::unpack::{RUN, Scales, Unpack};
 use crate::kernels::activations::{COARSE, Row};
+use crate::kernels::prefetch::Span;
 
 /// Weight rows taken together.
 const ROWS: usize = 2;
@@ -43,6 +44,7 @@ macro_rules! product {
             row_bytes: usize,
             x: &Row<'_>,
             [first, second]: [&mut [f32]; ROWS],
+            _: [Span; ROWS],
         ) {
             let x = std::array::from_ref(x);
             for (r, (first, second)) in first.iter_mut().zip(second).enumerate() {
