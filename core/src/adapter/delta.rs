@@ -51,13 +51,10 @@ pub trait Delta: Send + Sync + fmt::Debug {
         size_of::<f32>() * self.parameters()
     }
 
-    /// What [`apply`](Self::apply) reads first of what is its own, if that is worth asking for in time.
-    fn first_read(&self) -> &[u8] {
+    /// What [`apply`](Self::apply) reads from one end to the other and no other module does, if that is worth asking for in time.
+    fn stream(&self) -> &[u8] {
         &[]
     }
-
-    /// Says that it is applied soon: adds what that reads, and would come late otherwise, to what the scratch's next change asks for.
-    fn expect(&self, _scratch: &mut DeltaScratch) {}
 
     /// Adds `weight · ΔWx` to the scratch's output.
     ///

@@ -103,13 +103,8 @@ impl Delta for FourierDelta {
         BYTES_AN_ENTRY * self.stored.len()
     }
 
-    fn first_read(&self) -> &[u8] {
+    fn stream(&self) -> &[u8] {
         bytemuck::cast_slice(&self.stored)
-    }
-
-    fn expect(&self, scratch: &mut DeltaScratch) {
-        scratch.ahead.add(self.first_read());
-        self.plan.expect(&mut scratch.ahead);
     }
 
     fn apply(&self, weight: f32, x: &[f32], scratch: &mut DeltaScratch) {

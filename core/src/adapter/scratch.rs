@@ -78,9 +78,10 @@ impl DeltaScratch {
         self.upstream.len = 0;
     }
 
-    /// Forgets what was [expected](super::Delta::expect), and says which two streams are read after all that will be.
-    pub(crate) fn expect_before(&mut self, streams: [Span; 2]) {
-        self.ahead = Ahead::before(streams);
+    /// Says that the next changes read `bytes`, and what two streams are read after them: transforms and entries ask for it meanwhile.
+    pub(crate) fn expect<'a>(&mut self, bytes: impl IntoIterator<Item = &'a [u8]>, then: [Span; 2]) {
+        self.ahead = Ahead::before(then);
+        bytes.into_iter().for_each(|bytes| self.ahead.add(bytes));
     }
 
     /// Starts an empty output.

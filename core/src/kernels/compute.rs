@@ -540,5 +540,13 @@ mod tests {
         assert!(compute.pool.noted(1).is_none(), "a note is taken once");
         // The caller begins at once, and is told nothing.
         assert!(compute.pool.noted(0).is_none());
+
+        let products = [w(64), w(400)];
+        let between = [Span::of(&bytes[..5]), Span::default()];
+        let first = |worker, first| format!("{:?}", compute.first_of(worker, Next { products: &products, first }));
+        assert_eq!(first(0, between), format!("{between:?}"));
+        assert_eq!(first(1, between), format!("{:?}", spans[0][0]));
+        assert_eq!(first(0, Default::default()), format!("{:?}", compute.share_of(0, &products)[0]));
+        assert_eq!(format!("{:?}", compute.first_of(2, Next::default())), format!("{:?}", [Span::default(); 2]));
     }
 }

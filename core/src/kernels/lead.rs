@@ -106,7 +106,7 @@ mod tests {
             let across = lead.across(bytes, end, Span::of(&then));
             let far = if lead.second > 0 { across.second } else { across.first };
             assert_eq!(end.addr().wrapping_sub(bytes).wrapping_add(far), then.as_ptr().addr());
-            assert_eq!(lead.second == 0 || across.first == lead.first, true);
+            assert!(lead.second == 0 || across.first == lead.first);
         }
     }
 

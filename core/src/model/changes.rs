@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::adapter::{DeltaBlock, DeltaScratch};
+use crate::adapter::DeltaBlock;
 use crate::kernels::{Span, vector};
 use crate::spectral::Transforms;
 use crate::spectral::transform::Held;
@@ -11,6 +11,8 @@ use super::{ActiveAdapters, Decoder, Linear, LinearKind};
 
 /// Bytes of weights multiplied in the time that transforming a value takes: measured, and as rough as that.
 const BYTES_A_VALUE: usize = 9;
+/// Streams that products ask for.
+const STREAMS: usize = 2;
 
 /// Buffers for the changes of any group of linears of a decoder.
 pub(super) struct ChangeScratch {
@@ -100,23 +102,6 @@ impl<'a, const N: usize> Changes<'a, N> {
         deltas.map(|delta| delta.row_bytes()).sum::<usize>() + BYTES_A_VALUE * values
     }
 
-    /// Says that the changes of a linear are applied soon.
-    fn expect(&self, (layer, kind): (usize, LinearKind), scratch: &mut DeltaScratch) {
-        let deltas = self.adapters.list().iter().filter_map(|(bound, _)| bound.delta(layer, kind));
-        deltas.for_each(|delta| delta.expect(scratch));
-    }
-
-    /// The linear after this group's that is changed next.
-    fn after(&self) -> Option<(usize, LinearKind)> {
-        let all = LinearKind::ALL.len();
-        let last = self.layer * all + self.group[N - 1].0 as usize;
-        let following = (last + 1..=last + all).map(|place| (place / all, LinearKind::ALL[place % all]));
-        let touched = |&(layer, kind): &(usize, LinearKind)| {
-            self.adapters.list().iter().any(|(bound, _)| bound.delta(layer, kind).is_some())
-        };
-        following.into_iter().find(touched)
-    }
-
     /// One of `tasks` tasks that together write Σ weight · ΔW x of a single row to those of `outs` that there is a change to, asking for
     /// the two streams `then` that are read after it.
     pub fn row_task(
@@ -130,17 +115,13 @@ impl<'a, const N: usize> Changes<'a, N> {
         let mut block = block.lock().unwrap_or_else(PoisonError::into_inner);
         let scratch = block.row();
         scratch.begin_input();
-        scratch.expect_before(then);
-        let mut own = (0..N).filter(|i| self.touched[*i]).skip(task).step_by(tasks).peekable();
-        if let Some(first) = own.peek() {
-            self.expect((self.layer, self.group[*first].0), scratch);
-        }
-        while let Some(i) = own.next() {
+        let own = |i: &usize| {
+            self.touched[*i] && self.touched[..*i].iter().filter(|touched| **touched).count() % tasks == task
+        };
+        let rest = streams(self.adapters, self.group.iter().map(|(kind, _)| (self.layer, *kind))).skip(STREAMS);
+        scratch.expect(rest.filter(|(i, _)| own(i)).map(|(_, bytes)| bytes), then);
+        for i in (0..N).filter(own) {
             let (kind, linear) = self.group[i];
-            let next = own.peek().map(|next| (self.layer, self.group[*next].0));
-            if let Some(next) = next.or_else(|| self.after()) {
-                self.expect(next, scratch);
-            }
             scratch.begin_output();
             for (bound, weight) in self.adapters.list() {
                 if let Some(delta) = bound.delta(self.layer, kind) {
@@ -161,10 +142,23 @@ impl<'a, const N: usize> Changes<'a, N> {
     }
 }
 
-/// What applying the changes to some linears of a layer reads first, in two streams: nothing if there are none.
-pub(super) fn first_read(adapters: &ActiveAdapters, linears: impl Iterator<Item = (usize, LinearKind)>) -> [Span; 2] {
-    let deltas =
-        linears.flat_map(|(layer, kind)| adapters.list().iter().filter_map(move |(bound, _)| bound.delta(layer, kind)));
-    let mut streams = deltas.map(|delta| Span::of(delta.first_read())).filter(|span| span.len() > 0);
-    std::array::from_fn(|_| streams.next().unwrap_or_default())
+/// What applying the changes to some linears of a layer reads, and of which of them, in order.
+fn streams(
+    adapters: &ActiveAdapters,
+    linears: impl Iterator<Item = (usize, LinearKind)>,
+) -> impl Iterator<Item = (usize, &[u8])> {
+    let of = |(i, (layer, kind))| {
+        let deltas = adapters.list().iter().filter_map(move |(bound, _)| bound.delta(layer, kind));
+        deltas.map(move |delta| (i, delta.stream()))
+    };
+    linears.enumerate().flat_map(of).filter(|(_, bytes)| !bytes.is_empty())
+}
+
+/// The first of it, which the products before ask for.
+pub(super) fn first_read(
+    adapters: &ActiveAdapters,
+    linears: impl Iterator<Item = (usize, LinearKind)>,
+) -> [Span; STREAMS] {
+    let mut first = streams(adapters, linears).map(|(_, bytes)| Span::of(bytes));
+    std::array::from_fn(|_| first.next().unwrap_or_default())
 }

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use super::{Entries, Shape, SpectralError};
-use crate::kernels::Ahead;
-use crate::kernels::runs::{Below, Index, Run};
+use crate::kernels::runs::{Below, Run};
 
 /// Entries prepared for [`transform`](super::transform), shared by all modules and adapters that have them.
 ///
@@ -73,18 +72,6 @@ impl Plan {
         };
         let order = folded.iter().map(|e| e.number).collect();
         Self { entries, bins, runs, order }
-    }
-
-    /// Adds the bins to what will be read soon.
-    pub(crate) fn expect(&self, ahead: &mut Ahead) {
-        fn both<B: Index>(targets: &[B], sources: &[B], ahead: &mut Ahead) {
-            ahead.add(bytemuck::cast_slice(sources));
-            ahead.add(bytemuck::cast_slice(targets));
-        }
-        match &self.bins {
-            Bins::Narrow { targets, sources } => both(targets, sources, ahead),
-            Bins::Wide { targets, sources } => both(targets, sources, ahead),
-        }
     }
 
     /// The positions, in entry order.

@@ -9,7 +9,8 @@ use blocks::Rng;
 use timbre::gguf::GgmlType;
 use timbre::kernels::runs::Held;
 use timbre::kernels::{
-    ActivationType, Activations, Beside, Compute, KernelChoice, Matrix, Tier, cpu_features, dequantize, detected_tiers,
+    ActivationType, Activations, Beside, Compute, KernelChoice, Matrix, Next, Tier, cpu_features, dequantize,
+    detected_tiers,
 };
 
 /// Rounding to ±127 · 128 steps of a block's largest magnitude is off by at most half a step.
@@ -256,7 +257,10 @@ fn a_group_is_its_products() {
             // And other work beside them, each piece once.
             let pieces: [AtomicUsize; 5] = Default::default();
             let beside = Beside { tasks: pieces.len(), bytes };
-            compute.matmul_group_beside(&mut jobs, &loaded, beside, &|worker, i| {
+            // What comes next changes nothing.
+            let next = [cases[3].matrix(), cases[7].matrix()];
+            let next = Next { products: &next, ..Next::default() };
+            compute.matmul_group_beside(&mut jobs, &loaded, beside, next, &|worker, i| {
                 assert!(worker < 2);
                 pieces[i].fetch_add(1, Ordering::Relaxed);
             });
