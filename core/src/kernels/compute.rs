@@ -216,9 +216,7 @@ impl Compute {
     /// What the calling thread reads first of a product with a single row of activations, in two streams: for whatever it does just before
     /// to ask for.
     pub fn begins_with(&self, w: &Matrix<'_>) -> [Span; 2] {
-        let cut = Cut::new(self, w, 1);
-        let own = self.pool.share(0, cut.tasks());
-        cut.parts(own).map(|rows| Span::of(w.row_range(rows.start, rows.end)).first(BEGINNING))
+        self.share_of(0, std::slice::from_ref(w))[0].map(|span| span.first(BEGINNING))
     }
 
     /// Lets threads that wait before the products with a single row that come `next` fetch the first of what will be theirs.

@@ -43,6 +43,11 @@ impl Layer {
             LinearKind::Down => &self.mlp.down,
         }
     }
+
+    /// The linears of these kinds, which read the same rows.
+    pub(super) fn group<const N: usize>(&self, kinds: [LinearKind; N]) -> [(LinearKind, &Linear); N] {
+        kinds.map(|kind| (kind, self.linear(kind)))
+    }
 }
 
 /// A wired model: places in the map and numbers, no weights.
@@ -198,9 +203,9 @@ impl Decoder {
         if rows == 1 {
             kv.layers[index].expect(start);
         }
-        let o = [Following::of(index, LinearKind::O, &attention.o)];
+        let o = Following::of(index, layer.group([LinearKind::O]));
         let project = Projection { gguf, compute, adapters, layer: index, next: &o };
-        let group = [(LinearKind::Q, &attention.q), (LinearKind::K, &attention.k), (LinearKind::V, &attention.v)];
+        let group = layer.group(Q_K_V);
         let before = index.checked_sub(1).and_then(|before| self.layers.get(before));
         let residual = Residual {
             gguf,
@@ -220,10 +225,9 @@ impl Decoder {
         let mixed = &mut mixed[..rows * q_len];
         heads.attend(compute.pool(), kv_layer, start, q, turn(&attention.q_norm), mixed, workers);
 
-        let [gate, up] = [(LinearKind::Gate, &layer.mlp.gate), (LinearKind::Up, &layer.mlp.up)];
-        let gate_and_up = [gate, up].map(|(kind, linear)| Following::of(index, kind, linear));
+        let gate_and_up = Following::of(index, layer.group(GATE_AND_UP));
         let project = Projection { next: &gate_and_up, ..project };
-        project.run(activations, changes, [(LinearKind::O, &attention.o)], [mixed], |_, _| {}, [out])
+        project.run(activations, changes, layer.group([LinearKind::O]), [mixed], |_, _| {}, [out])
     }
 
     /// The feed-forward block of one layer, likewise.
@@ -236,22 +240,19 @@ impl Decoder {
         let out = &mut out[..rows * self.hidden];
         let (gate, up) = (&mut gate[..rows * self.inner], &mut up[..rows * self.inner]);
 
-        let down = [Following::of(index, LinearKind::Down, &mlp.down)];
+        let down = Following::of(index, layer.group([LinearKind::Down]));
         let project = Projection { gguf, compute, adapters, layer: index, next: &down };
-        let group = [(LinearKind::Gate, &mlp.gate), (LinearKind::Up, &mlp.up)];
+        let group = layer.group(GATE_AND_UP);
         let residual =
             Residual { gguf, out: Some(&*out), post_norm: layer.attention_post_norm.as_ref(), norm: &layer.mlp_norm };
         let fill = |row, [normed, x]: [&mut [f32]; 2]| residual.add(row, normed, x);
         project.run(activations, changes, group, [normed, x], fill, [&mut *gate, &mut *up])?;
 
         let fill = |_, [gate, up]: [&mut [f32]; 2]| mlp.activation.gate(gate, up);
-        let q_k_v = self.layers.get(index + 1).map(|Layer { attention, .. }| {
-            let group = [(LinearKind::Q, &attention.q), (LinearKind::K, &attention.k), (LinearKind::V, &attention.v)];
-            group.map(|(kind, linear)| Following::of(index + 1, kind, linear))
-        });
+        let q_k_v = self.layers.get(index + 1).map(|layer| Following::of(index + 1, layer.group(Q_K_V)));
         let head = [Following { changed_as: None, linear: &self.head }];
         let project = Projection { next: q_k_v.as_ref().map_or(&head, |group| &group[..]), ..project };
-        project.run(activations, changes, [(LinearKind::Down, &mlp.down)], [gate, up], fill, [out])
+        project.run(activations, changes, layer.group([LinearKind::Down]), [gate, up], fill, [out])
     }
 
     /// Logits of some rows of the batch, one after the other into [`Scratch::logits`], which grows if they are many.
@@ -314,6 +315,10 @@ impl Residual<'_> {
     }
 }
 
+/// The linears that read the rows of attention.
+pub(super) const Q_K_V: [LinearKind; MOST_TOGETHER] = [LinearKind::Q, LinearKind::K, LinearKind::V];
+/// Those that read the rows of the feed-forward block.
+pub(super) const GATE_AND_UP: [LinearKind; 2] = [LinearKind::Gate, LinearKind::Up];
 /// Linears of a group, at most.
 const MOST_TOGETHER: usize = 3;
 
@@ -328,7 +333,6 @@ pub(super) struct Projection<'a> {
 }
 
 /// A linear that is computed after others.
-#[derive(Clone, Copy)]
 pub(super) struct Following<'a> {
     /// Whose changes apply to it, if there are any.
     changed_as: Option<(usize, LinearKind)>,
@@ -336,8 +340,9 @@ pub(super) struct Following<'a> {
 }
 
 impl<'a> Following<'a> {
-    pub(super) fn of(layer: usize, kind: LinearKind, linear: &'a Linear) -> Self {
-        Self { changed_as: Some((layer, kind)), linear }
+    /// The linears of a group of this layer.
+    fn of<const N: usize>(layer: usize, group: [(LinearKind, &'a Linear); N]) -> [Self; N] {
+        group.map(|(kind, linear)| Self { changed_as: Some((layer, kind)), linear })
     }
 }
 

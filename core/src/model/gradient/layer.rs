@@ -1,7 +1,7 @@
 //! One layer forward, keeping what its adjoint needs, and back.
 
 use super::super::blocks::{RmsNorm, Turn};
-use super::super::decoder::{Layer, Projection, ROWS_OF_A_TASK, Residual};
+use super::super::decoder::{GATE_AND_UP, Layer, Projection, Q_K_V, ROWS_OF_A_TASK, Residual};
 use super::super::{ActiveAdapters, BoundAdapter, Decoder, LinearKind, ModelError};
 use super::adapters::{self, Pair, Scratch};
 use super::attention::{Inputs, into_rows};
@@ -89,7 +89,7 @@ impl<'a> Context<'a> {
             slot;
         let mixed = if mixed.is_empty() { &mut shared_mixed[..rows * attention.heads.q_len()] } else { &mut **mixed };
 
-        let group = [(LinearKind::Q, &attention.q), (LinearKind::K, &attention.k), (LinearKind::V, &attention.v)];
+        let group = layer.group(Q_K_V);
         let fill = |row: usize, [normed]: [&mut [f32]; 1]| {
             layer.attention_norm.row(gguf, &x[row * hidden..][..hidden], normed)
         };
@@ -117,7 +117,7 @@ impl<'a> Context<'a> {
             middle.copy_from_slice(&x[row * hidden..][..hidden]);
             residual.add(row, normed, middle);
         };
-        let group = [(LinearKind::Gate, &mlp.gate), (LinearKind::Up, &mlp.up)];
+        let group = layer.group(GATE_AND_UP);
         let outs = [&mut *gate, &mut *up];
         project.run(activations, changes, group, [&mut *normed, &mut **middle], fill, outs)?;
 
