@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::kernels::{Ahead, Span};
+use crate::kernels::{Ahead, Aligned, Span};
 use crate::spectral::transform::Held;
 use crate::spectral::{Complex32, RealFft, Transforms};
 
@@ -43,7 +43,7 @@ pub struct DeltaScratch {
 /// A half spectrum, of inputs also its conjugate, and the length of the row it is of; 0 while it is of none.
 #[derive(Debug, Default)]
 struct Spectrum {
-    bins: Vec<Complex32>,
+    bins: Aligned<Complex32>,
     len: usize,
 }
 
@@ -204,7 +204,7 @@ impl DeltaScratch {
             Side::Upstream => &mut self.upstream,
         };
         self.ahead.ask(LINES);
-        fft.with_conjugate(values, &mut target.bins[..2 * fft.bins()], &mut self.work);
+        fft.with_conjugate(values, &mut target.bins[..fft.bins_and_conjugates()], &mut self.work);
         self.ahead.ask(LINES);
         target.len = values.len();
     }
@@ -219,7 +219,7 @@ impl DeltaScratch {
         grow(&mut self.dense, len);
         grow(&mut self.work, fft.scratch_len());
         for spectrum in [&mut self.input, &mut self.upstream, &mut self.output] {
-            grow(&mut spectrum.bins, 2 * fft.bins());
+            spectrum.bins.grow(fft.bins_and_conjugates());
         }
         self.planned.push(fft);
         self.planned.len() - 1
@@ -228,7 +228,7 @@ impl DeltaScratch {
 
 impl Spectrum {
     fn with_conjugate(&self) -> &[Complex32] {
-        &self.bins[..2 * (self.len / 2 + 1)]
+        &self.bins[..RealFft::conjugates(self.len) + self.len / 2 + 1]
     }
 }
 

@@ -66,10 +66,25 @@ impl<T: Pod> Aligned<T> {
         Some(aligned)
     }
 
+    /// Makes it `len` long unless it is longer, with zeros at its end; as [`new`](Self::new).
+    pub fn grow(&mut self, len: usize) {
+        if self.len < len {
+            let mut grown = Self::new(len);
+            grown[..self.len].copy_from_slice(self);
+            *self = grown;
+        }
+    }
+
     fn over(mut data: Vec<T>, len: usize) -> Self {
         // Where `align_offset` cannot tell, any place will do.
         let start = data.as_ptr().align_offset(LINE).min(Self::SLACK);
         Self { start: data[start..start + len].as_mut_ptr(), len, owner: Owner::Heap(data) }
+    }
+}
+
+impl<T: Pod> Default for Aligned<T> {
+    fn default() -> Self {
+        Self::new(0)
     }
 }
 
@@ -105,6 +120,12 @@ mod tests {
                 assert_eq!(aligned.iter().sum::<f32>(), len as f32);
             }
         }
+        let mut grown = Aligned::<f32>::default();
+        grown.grow(3);
+        grown.fill(2.0);
+        grown.grow(2);
+        grown.grow(20);
+        assert_eq!((&grown[..3], &grown[3..], grown.as_ptr() as usize % LINE), (&[2.0; 3][..], &[0.0; 17][..], 0));
         assert!(Aligned::<f32>::zeroed(usize::MAX).is_none() && Aligned::<i8>::zeroed(usize::MAX / 8).is_none());
     }
 }

@@ -5,7 +5,7 @@ use num_complex::Complex32;
 use super::transpose::LANES;
 
 /// One bin of as many spectra as there are lanes; or, in time, two consecutive elements of as many rows.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C, align(64))]
 pub struct LaneBin {
     /// Real parts.

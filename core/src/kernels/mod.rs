@@ -15,6 +15,7 @@ mod affinity;
 mod aligned;
 pub mod attention;
 pub mod ceiling;
+pub(crate) mod circle;
 mod compute;
 mod cores;
 pub mod derivative;
@@ -25,6 +26,8 @@ pub mod half_spectrum;
 mod isa;
 mod lane_bin;
 mod lead;
+#[cfg(target_arch = "x86_64")]
+pub mod lines;
 mod matrix;
 mod next;
 mod panel;

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::adapter::DeltaBlock;
-use crate::kernels::{Span, vector};
+use crate::kernels::{Aligned, Span, vector};
 use crate::spectral::Transforms;
 use crate::spectral::transform::Held;
 
@@ -19,7 +19,7 @@ pub(super) struct ChangeScratch {
     /// One a worker; a worker locks only its own.
     pub blocks: Vec<Mutex<DeltaBlock>>,
     /// One row of all linears of the widest group.
-    row: Vec<f32>,
+    row: Aligned,
 }
 
 impl ChangeScratch {
@@ -29,7 +29,7 @@ impl ChangeScratch {
         let block = || Mutex::new(DeltaBlock::new(Arc::clone(transforms), lengths()));
         // No group has more than three linears.
         let widest = linears().map(|(rows, _)| 3 * rows).max().unwrap_or(0);
-        Self { blocks: (0..threads).map(|_| block()).collect(), row: vec![0.0; widest] }
+        Self { blocks: (0..threads).map(|_| block()).collect(), row: Aligned::new(widest) }
     }
 
     /// The workers' blocks, and a row for each linear, of whatever it held last.

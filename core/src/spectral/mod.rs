@@ -12,21 +12,22 @@ mod biased;
 mod cache;
 mod entries;
 mod error;
-mod fft;
 mod lanes;
 pub mod naive;
+mod passes;
 mod plan;
 mod randperm;
+mod real;
 pub mod reconstruct;
 pub mod transform;
 
 pub use cache::PlanCache;
 pub use entries::{Entries, EntrySource, MAX_AREA, MAX_SIDE, Shape};
 pub use error::SpectralError;
-pub use fft::{RealFft, Transforms};
 pub use lanes::{LANES, LaneBin, LaneFft, LaneSpectra, LaneSpectraMut};
 pub use plan::Plan;
 pub use randperm::{Mt19937, randperm_prefix};
+pub use real::{RealFft, Transforms};
 pub use reconstruct::{reconstruct, reconstruct_into};
 
 pub use num_complex::Complex32;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Entries, Shape, SpectralError};
+use super::{Entries, RealFft, Shape, SpectralError};
 use crate::kernels::runs::{Below, Run};
 
 /// Entries prepared for [`transform`](super::transform), shared by all modules and adapters that have them.
@@ -21,7 +21,8 @@ pub struct Plan {
     order: Box<[u32]>,
 }
 
-/// All output bins, and the source of each entry in stored order: bin b of the input as b, its conjugate as `d2/2 + 1 + b`.
+/// All output bins, and the source of each entry in stored order: bin b of the input as b, its conjugate from
+/// [`RealFft::conjugates`] on.
 /// Two bytes do for sides up to 65 535.
 #[derive(Debug)]
 pub(super) enum Bins {
@@ -33,7 +34,7 @@ impl Plan {
     /// Prepares `entries`. O(n log n + d1).
     pub fn new(entries: Arc<Entries>) -> Self {
         let (d1, d2) = (entries.shape().rows() as u32, entries.shape().cols() as u32);
-        let input_bins = d2 / 2 + 1;
+        let conjugates = RealFft::conjugates(d2 as usize) as u32;
         let mut folded: Vec<Folded> = entries
             .rows()
             .iter()
@@ -45,7 +46,7 @@ impl Plan {
                 // The library's transform has the opposite sign in its exponent, so a bin of the input is the
                 // conjugate of the frequency unless mirrored; mirroring an output frequency conjugates once more.
                 let conjugate = target_mirrored == source_mirrored;
-                Folded { target, source: if conjugate { input_bins + bin } else { bin }, number }
+                Folded { target, source: if conjugate { conjugates + bin } else { bin }, number }
             })
             .collect();
         folded.sort_unstable();
@@ -58,7 +59,7 @@ impl Plan {
         let same = |a: &u32, b: &u32| of_target[*a as usize] == of_target[*b as usize];
         let run = |targets: &[u32]| Run { targets: targets.len(), entries: of_target[targets[0] as usize] as usize };
         let runs = targets.chunk_by(same).map(run).collect();
-        let bins = if (2 * input_bins - 1).max(d1 / 2) <= u32::from(u16::MAX) {
+        let bins = if (conjugates + d2 / 2).max(d1 / 2) <= u32::from(u16::MAX) {
             // The test above is that both bins fit.
             Bins::Narrow {
                 targets: Below::new(targets.iter().map(|&bin| bin as u16).collect()),

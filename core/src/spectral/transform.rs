@@ -22,7 +22,7 @@ use num_complex::Complex32;
 
 use super::lanes::{LANES, LaneBin};
 use super::plan::Bins;
-use super::{LaneSpectra, LaneSpectraMut, Plan};
+use super::{LaneSpectra, LaneSpectraMut, Plan, RealFft};
 pub use crate::kernels::runs::Held;
 use crate::kernels::runs::{Index, Placed, Runs};
 use crate::kernels::vector::fma;
@@ -53,8 +53,7 @@ macro_rules! for_runs {
 
 /// The spectrum of `ΔWx`, or that added to the sum that `output` holds; `alpha` is the adapter's scale times the weight it is mixed in with.
 ///
-/// `input` is the half spectrum of x and its conjugate ([`RealFft::with_conjugate`](super::RealFft::with_conjugate), twice `d2/2 + 1`
-/// bins), `output` the one to be handed to [`RealFft::twice_real`](super::RealFft::twice_real) (`d1/2 + 1` bins), `stored` the
+/// `input` is the half spectrum of x and its conjugate ([`RealFft::with_conjugate`]), `output` the one to be handed to [`RealFft::twice_real`] (`d1/2 + 1` bins), `stored` the
 /// coefficients in stored order.
 ///
 /// # Panics
@@ -164,12 +163,13 @@ fn half_scale(plan: &Plan, alpha: f64) -> f32 {
 }
 
 fn adjoint_row(plan: &Plan, stored: &[f32], scale: f32, upstream: &[Complex32], output: &mut [Complex32]) {
-    let bins = output.len();
+    let conjugates = RealFft::conjugates(plan.shape().cols());
     for_runs!(plan, |run| {
         for (target, (sources, stored)) in run.targets().iter().zip(run.sources().zip(run.factors(stored))) {
             let g = upstream[target.at()] * scale;
             for (source, &c) in sources.iter().zip(stored) {
-                let (bin, im) = if source.at() < bins { (source.at(), g.im) } else { (source.at() - bins, -g.im) };
+                let (bin, im) =
+                    if source.at() < conjugates { (source.at(), g.im) } else { (source.at() - conjugates, -g.im) };
                 output[bin] += Complex32::new(g.re, im) * c;
             }
         }

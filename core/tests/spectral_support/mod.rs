@@ -126,7 +126,7 @@ impl Spectral {
 }
 
 fn spectrum(fft: &RealFft, values: &[f32]) -> Vec<Complex32> {
-    let mut spectrum = vec![Complex32::default(); 2 * fft.bins()];
+    let mut spectrum = vec![Complex32::default(); fft.bins_and_conjugates()];
     fft.with_conjugate(values, &mut spectrum, &mut vec![Complex32::default(); fft.scratch_len()]);
     spectrum
 }

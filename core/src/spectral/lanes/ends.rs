@@ -15,10 +15,14 @@
 
 use num_complex::Complex32;
 
-use super::butterflies::{Lanes, dft2, dft3, dft4, dft5, dft7};
-use super::passes::{Stage, circle};
 use super::{LANES, LaneBin};
 use crate::kernels::Vector;
+use crate::kernels::circle::circle;
+use crate::spectral::passes::butterflies::{Lanes, dft2, dft3, dft4, dft5, dft6, dft7};
+use crate::spectral::passes::{Last, Stage};
+
+/// What the last pass costs more, with the step after it, and the largest radix whose two blocks stay in registers.
+pub(super) const ENDS: Last = Last { cost: 2.5, radix: 7 };
 
 /// The pass over neighbours, and the step.
 #[derive(Debug)]
@@ -74,6 +78,7 @@ impl Ends {
             3 => radix3::down::<V>(self, pass, bins),
             4 => radix4::down::<V>(self, pass, bins),
             5 => radix5::down::<V>(self, pass, bins),
+            6 => radix6::down::<V>(self, pass, bins),
             _ => radix7::down::<V>(self, pass, bins),
         }
         for &start in &self.alone {
@@ -96,6 +101,7 @@ impl Ends {
             3 => radix3::up::<V>(self, bins),
             4 => radix4::up::<V>(self, bins),
             5 => radix5::up::<V>(self, bins),
+            6 => radix6::up::<V>(self, bins),
             _ => radix7::up::<V>(self, bins),
         }
     }
@@ -238,4 +244,5 @@ radix!(radix2, 2, dft2);
 radix!(radix3, 3, dft3);
 radix!(radix4, 4, dft4);
 radix!(radix5, 5, dft5);
+radix!(radix6, 6, dft6);
 radix!(radix7, 7, dft7);

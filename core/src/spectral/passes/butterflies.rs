@@ -8,25 +8,24 @@ use std::ops::{Add, Sub};
 
 use num_complex::Complex32;
 
-use super::LaneBin;
-use crate::kernels::Vector;
+use crate::kernels::{LaneBin, Vector};
 
 /// A complex number in each lane of a vector.
 #[derive(Clone, Copy)]
-pub(super) struct Lanes<V> {
-    pub(super) re: V,
-    pub(super) im: V,
+pub(in crate::spectral) struct Lanes<V> {
+    pub(in crate::spectral) re: V,
+    pub(in crate::spectral) im: V,
 }
 
 impl<V: Vector> Lanes<V> {
     /// From lane `start` on.
     #[inline(always)]
-    pub(super) fn load(bin: &LaneBin, start: usize) -> Self {
+    pub(in crate::spectral) fn load(bin: &LaneBin, start: usize) -> Self {
         Self { re: V::load(&bin.re, start), im: V::load(&bin.im, start) }
     }
 
     #[inline(always)]
-    pub(super) fn store(self, bin: &mut LaneBin, start: usize) {
+    pub(in crate::spectral) fn store(self, bin: &mut LaneBin, start: usize) {
         self.re.store(&mut bin.re, start);
         self.im.store(&mut bin.im, start);
     }
@@ -40,14 +39,14 @@ impl<V: Vector> Lanes<V> {
 
     /// `self + w·y`.
     #[inline(always)]
-    pub(super) fn plus(self, w: Complex32, y: Self) -> Self {
+    pub(in crate::spectral) fn plus(self, w: Complex32, y: Self) -> Self {
         let (re, im) = (V::splat(w.re), V::splat(w.im));
         Self { re: y.im.neg_mul_add(im, y.re.mul_add(re, self.re)), im: y.re.mul_add(im, y.im.mul_add(re, self.im)) }
     }
 
     /// `s·self` for a real s.
     #[inline(always)]
-    pub(super) fn scaled(self, s: f32) -> Self {
+    pub(in crate::spectral) fn scaled(self, s: f32) -> Self {
         Self { re: self.re.mul(V::splat(s)), im: self.im.mul(V::splat(s)) }
     }
 
@@ -130,13 +129,16 @@ fn by<V: Vector, const T: bool>(z: Lanes<V>, w: Complex32) -> Lanes<V> {
 
 /// Both elements of a transform of length 2.
 #[inline(always)]
-pub(super) fn dft2<V: Vector, const T: bool>([a, b]: [Lanes<V>; 2], w: &[Complex32; 1]) -> [Lanes<V>; 2] {
+pub(in crate::spectral) fn dft2<V: Vector, const T: bool>([a, b]: [Lanes<V>; 2], w: &[Complex32; 1]) -> [Lanes<V>; 2] {
     turned_pair::<V, T>(a, w[0], b).into()
 }
 
 /// Length 3.
 #[inline(always)]
-pub(super) fn dft3<V: Vector, const T: bool>([a, b, c]: [Lanes<V>; 3], w: &[Complex32; 2]) -> [Lanes<V>; 3] {
+pub(in crate::spectral) fn dft3<V: Vector, const T: bool>(
+    [a, b, c]: [Lanes<V>; 3],
+    w: &[Complex32; 2],
+) -> [Lanes<V>; 3] {
     three::<V, T>([a, by::<V, T>(b, w[0]), by::<V, T>(c, w[1])])
 }
 
@@ -153,7 +155,10 @@ fn three<V: Vector, const A: bool>([a, b, c]: [Lanes<V>; 3]) -> [Lanes<V>; 3] {
 
 /// Length 4.
 #[inline(always)]
-pub(super) fn dft4<V: Vector, const T: bool>([a, b, c, d]: [Lanes<V>; 4], w: &[Complex32; 3]) -> [Lanes<V>; 4] {
+pub(in crate::spectral) fn dft4<V: Vector, const T: bool>(
+    [a, b, c, d]: [Lanes<V>; 4],
+    w: &[Complex32; 3],
+) -> [Lanes<V>; 4] {
     let even = turned_pair::<V, T>(a, w[1], c);
     let (b, d) = (by::<V, T>(b, w[0]), by::<V, T>(d, w[2]));
     if T { four::<V, false>(even, pair::<V, false>(b, d)) } else { four::<V, true>(even, shared(b, d)) }
@@ -169,7 +174,10 @@ fn four<V: Vector, const M: bool>(even: (Lanes<V>, Lanes<V>), odd: (Lanes<V>, La
 
 /// Length 5.
 #[inline(always)]
-pub(super) fn dft5<V: Vector, const T: bool>([a, b, c, d, e]: [Lanes<V>; 5], w: &[Complex32; 4]) -> [Lanes<V>; 5] {
+pub(in crate::spectral) fn dft5<V: Vector, const T: bool>(
+    [a, b, c, d, e]: [Lanes<V>; 5],
+    w: &[Complex32; 4],
+) -> [Lanes<V>; 5] {
     const COS: [f32; 2] = [0.309_017, -0.809_017];
     const SIN: [f32; 2] = [0.951_056_5, 0.587_785_25];
     let (b, c) = (by::<V, T>(b, w[0]), by::<V, T>(c, w[1]));
@@ -182,9 +190,27 @@ pub(super) fn dft5<V: Vector, const T: bool>([a, b, c, d, e]: [Lanes<V>; 5], w: 
     [a + s1 + s2, y1, y2, y3, y4]
 }
 
+/// Length 6, by the remainders of 2 and of 3, between which there are no factors (Good and Thomas).
+#[inline(always)]
+pub(in crate::spectral) fn dft6<V: Vector, const T: bool>(
+    [a, b, c, d, e, f]: [Lanes<V>; 6],
+    w: &[Complex32; 5],
+) -> [Lanes<V>; 6] {
+    let (b, c) = (by::<V, T>(b, w[0]), by::<V, T>(c, w[1]));
+    let (e, f) = (by::<V, T>(e, w[3]), by::<V, T>(f, w[4]));
+    // Elements 3n + 2k.
+    let (a0, a1) = turned_pair::<V, T>(a, w[2], d);
+    let (b0, b1) = pair::<V, false>(c, f);
+    let (c0, c1) = pair::<V, false>(e, b);
+    // Bins 3n + 4k.
+    let [y0, y4, y2] = three::<V, false>([a0, b0, c0]);
+    let [y3, y1, y5] = three::<V, false>([a1, b1, c1]);
+    [y0, y1, y2, y3, y4, y5]
+}
+
 /// Length 7.
 #[inline(always)]
-pub(super) fn dft7<V: Vector, const T: bool>(
+pub(in crate::spectral) fn dft7<V: Vector, const T: bool>(
     [a, b, c, d, e, f, g]: [Lanes<V>; 7],
     w: &[Complex32; 6],
 ) -> [Lanes<V>; 7] {
@@ -193,17 +219,18 @@ pub(super) fn dft7<V: Vector, const T: bool>(
     let (b, c, d) = (by::<V, T>(b, w[0]), by::<V, T>(c, w[1]), by::<V, T>(d, w[2]));
     let (e, f, g) = (by::<V, T>(e, w[3]), by::<V, T>(f, w[4]), by::<V, T>(g, w[5]));
     let (s1, s2, s3, d1, d2, d3) = (b + g, c + f, d + e, b - g, c - f, d - e);
-    let real = |p: f32, q: f32, r: f32| a.along(p, s1).along(q, s2).along(r, s3);
-    let imaginary = |p: f32, q: f32, r: f32| d1.scaled(p).along(q, d2).along(r, d3);
-    let (y1, y6) = across::<V, false>(real(COS[0], COS[1], COS[2]), imaginary(SIN[0], SIN[1], SIN[2]));
-    let (y2, y5) = across::<V, false>(real(COS[1], COS[2], COS[0]), imaginary(SIN[1], -SIN[2], -SIN[0]));
-    let (y3, y4) = across::<V, false>(real(COS[2], COS[0], COS[1]), imaginary(SIN[2], -SIN[0], SIN[1]));
+    let r1 = a.along(COS[0], s1).along(COS[1], s2).along(COS[2], s3);
+    let r2 = a.along(COS[1], s1).along(COS[2], s2).along(COS[0], s3);
+    let r3 = a.along(COS[2], s1).along(COS[0], s2).along(COS[1], s3);
+    let (y1, y6) = across::<V, false>(r1, d1.scaled(SIN[0]).along(SIN[1], d2).along(SIN[2], d3));
+    let (y2, y5) = across::<V, false>(r2, d1.scaled(SIN[1]).along(-SIN[2], d2).along(-SIN[0], d3));
+    let (y3, y4) = across::<V, false>(r3, d1.scaled(SIN[2]).along(-SIN[0], d2).along(SIN[1], d3));
     [a + s1 + s2 + s3, y1, y2, y3, y4, y5, y6]
 }
 
 /// Length 8.
 #[inline(always)]
-pub(super) fn dft8<V: Vector, const T: bool>(
+pub(in crate::spectral) fn dft8<V: Vector, const T: bool>(
     [a, b, c, d, e, f, g, h]: [Lanes<V>; 8],
     w: &[Complex32; 7],
 ) -> [Lanes<V>; 8] {
@@ -225,7 +252,7 @@ pub(super) fn dft8<V: Vector, const T: bool>(
 
 /// Length 12, by the remainders of 3 and of 4, between which there are no factors (Good and Thomas).
 #[inline(always)]
-pub(super) fn dft12<V: Vector, const T: bool>(
+pub(in crate::spectral) fn dft12<V: Vector, const T: bool>(
     [a, b, c, d, e, f, g, h, i, j, k, l]: [Lanes<V>; 12],
     w: &[Complex32; 11],
 ) -> [Lanes<V>; 12] {

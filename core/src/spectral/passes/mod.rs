@@ -5,16 +5,24 @@
 
 use num_complex::Complex32;
 
-use super::butterflies::{Lanes, dft2, dft3, dft4, dft5, dft7, dft8, dft12};
-use super::{LANES, LaneBin};
-use crate::kernels::Vector;
+pub(super) mod butterflies;
+
+use crate::kernels::circle::circle;
+use crate::kernels::{LANES, LaneBin, Vector};
+use butterflies::{Lanes, dft2, dft3, dft4, dft5, dft6, dft7, dft8, dft12};
 
 /// Radices, and what a pass costs an element: instructions over what a CPU does in a cycle, or its loads and stores if they
 /// are more.
-const RADICES: [(usize, f32); 7] = [(2, 4.0), (3, 4.3), (4, 4.0), (5, 6.5), (7, 9.5), (8, 5.0), (12, 5.8)];
+const RADICES: [(usize, f32); 8] = [(2, 4.0), (3, 4.3), (4, 4.0), (5, 6.5), (6, 5.0), (7, 9.5), (8, 5.0), (12, 5.8)];
 
-/// What the last pass costs more, with the step after it, and the largest radix whose two blocks stay in registers.
-const ENDS: (f32, usize) = (2.5, 7);
+/// A last pass that does more.
+#[derive(Clone, Copy)]
+pub(super) struct Last {
+    /// What it costs more.
+    pub cost: f32,
+    /// The largest radix it may have.
+    pub radix: usize,
+}
 
 /// Elements a multiple of this apart are in one place of a first-level cache, which has room for [`WAYS`] there and as much else.
 const APART: usize = 4096 / size_of::<LaneBin>();
@@ -31,8 +39,8 @@ pub(super) struct Stage {
 }
 
 /// The passes of a transform, from whole to single elements; nothing if `len` has a prime factor that no radix has.
-pub(super) fn stages(len: usize) -> Option<Vec<Stage>> {
-    let (_, radices) = cheapest(len)?;
+pub(super) fn stages(len: usize, last: Last) -> Option<Vec<Stage>> {
+    let (_, radices) = cheapest(len, last)?;
     let (mut m, mut residues) = (len, vec![0]);
     let stages = radices.into_iter().map(|radix| {
         m /= radix;
@@ -47,20 +55,30 @@ pub(super) fn stages(len: usize) -> Option<Vec<Stage>> {
     Some(stages.collect())
 }
 
+/// Where the passes put bin `bin`, and on the way up expect element `bin`.
+pub(super) fn place(stages: &[Stage], bin: usize) -> u32 {
+    let (mut rest, mut place) = (bin, 0);
+    for stage in stages {
+        place += rest % stage.radix * stage.m;
+        rest /= stage.radix;
+    }
+    place as u32
+}
+
 /// The radices, in order, whose passes cost least together, and what.
-fn cheapest(block: usize) -> Option<(f32, Vec<usize>)> {
+fn cheapest(block: usize, last: Last) -> Option<(f32, Vec<usize>)> {
     if block == 1 {
         return Some((0.0, Vec::new()));
     }
     let with = |&(radix, cost): &(usize, f32)| {
         let m = block / radix;
         let cost = match m {
-            1 if radix > ENDS.1 => return None,
-            1 => cost + ENDS.0,
+            1 if radix > last.radix => return None,
+            1 => cost + last.cost,
             _ if m.is_multiple_of(APART) && radix > WAYS => 2.0 * cost,
             _ => cost,
         };
-        let (rest, mut radices) = cheapest(m)?;
+        let (rest, mut radices) = cheapest(m, last)?;
         radices.insert(0, radix);
         Some((rest + cost, radices))
     };
@@ -88,6 +106,7 @@ impl Stage {
             3 => radix3::down::<V>(x, self.m, w),
             4 => radix4::down::<V>(x, self.m, w),
             5 => radix5::down::<V>(x, self.m, w),
+            6 => radix6::down::<V>(x, self.m, w),
             7 => radix7::down::<V>(x, self.m, w),
             8 => radix8::down::<V>(x, self.m, w),
             _ => radix12::down::<V>(x, self.m, w),
@@ -110,17 +129,12 @@ impl Stage {
             3 => radix3::up::<V>(x, m, w),
             4 => radix4::up::<V>(x, m, w),
             5 => radix5::up::<V>(x, m, w),
+            6 => radix6::up::<V>(x, m, w),
             7 => radix7::up::<V>(x, m, w),
             8 => radix8::up::<V>(x, m, w),
             _ => radix12::up::<V>(x, m, w),
         }
     }
-}
-
-/// `e^{−2πi·turn/len}`.
-pub(super) fn circle(turn: usize, len: usize) -> Complex32 {
-    let (sin, cos) = (std::f64::consts::TAU * (turn % len) as f64 / len as f64).sin_cos();
-    Complex32::new(cos as f32, -sin as f32)
 }
 
 /// Both directions of a radix from its transform and a name for each of its elements.
@@ -187,6 +201,7 @@ radix!(radix2, 2, dft2, a, b = 1);
 radix!(radix3, 3, dft3, a, b = 1, c = 2);
 radix!(radix4, 4, dft4, a, b = 1, c = 2, d = 3);
 radix!(radix5, 5, dft5, a, b = 1, c = 2, d = 3, e = 4);
+radix!(radix6, 6, dft6, a, b = 1, c = 2, d = 3, e = 4, f = 5);
 radix!(radix7, 7, dft7, a, b = 1, c = 2, d = 3, e = 4, f = 5, g = 6);
 radix!(radix8, 8, dft8, a, b = 1, c = 2, d = 3, e = 4, f = 5, g = 6, h = 7);
 radix!(radix12, 12, dft12, a, b = 1, c = 2, d = 3, e = 4, f = 5, g = 6, h = 7, i = 8, j = 9, k = 10, l = 11);

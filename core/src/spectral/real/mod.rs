@@ -1,15 +1,22 @@
 //! Real transforms, planned once per length and shared.
+//!
+//! A length has one of three algorithms: [`wide`] where the CPU and the length fill vectors of 16, else [`even`] or [`odd`] around
+//! the complex transforms of a library.
+
+mod even;
+mod odd;
+#[cfg(target_arch = "x86_64")]
+mod wide;
 
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use num_complex::Complex32;
-use realfft::{ComplexToReal, RealFftPlanner, RealToComplex};
-use rustfft::{Fft, FftPlanner};
 
 use super::LaneFft;
-use crate::kernels::half_spectrum::{conjugate_to, join, pack, split, turns};
+use even::Even;
+use odd::Odd;
 
 /// Plans real transforms and keeps them: one length is planned once, whoever asks.
 pub struct Transforms {
@@ -52,27 +59,39 @@ impl fmt::Debug for Transforms {
 /// The two real transforms of one length, on half spectra of `len/2 + 1` bins.
 #[derive(Clone)]
 pub struct RealFft {
-    kind: Kind,
+    of: Arc<dyn Real>,
     len: usize,
 }
 
-#[derive(Clone)]
-enum Kind {
-    /// A complex transform of half the length and [`turns`], both for either direction: few tables, because those of a row that
-    /// is alone come from far away each time.
-    Even(Arc<dyn Fft<f32>>, Arc<[Complex32]>),
-    Odd(Arc<dyn RealToComplex<f32>>, Arc<dyn ComplexToReal<f32>>),
+/// An algorithm for one length. Buffers have the lengths that [`RealFft`] asks for.
+trait Real: Send + Sync {
+    /// Complex values of scratch that both directions need.
+    fn scratch_len(&self) -> usize;
+
+    /// [`RealFft::spectrum`], and the conjugate of each bin where there is room for it.
+    fn spectrum(
+        &self,
+        values: &[f32],
+        spectrum: &mut [Complex32],
+        conjugate: Option<&mut [Complex32]>,
+        scratch: &mut [Complex32],
+    );
+
+    /// [`RealFft::twice_real`].
+    fn twice_real(&self, folded: &mut [Complex32], values: &mut [f32], scratch: &mut [Complex32]);
 }
+
+/// Numbers of a cache line.
+const LINE: usize = 64 / size_of::<Complex32>();
 
 impl RealFft {
     fn new(len: usize) -> Self {
-        let kind = if len.is_multiple_of(2) {
-            Kind::Even(FftPlanner::new().plan_fft_inverse(len / 2), turns(len / 2).into())
-        } else {
-            let mut planner = RealFftPlanner::new();
-            Kind::Odd(planner.plan_fft_forward(len), planner.plan_fft_inverse(len))
-        };
-        Self { kind, len }
+        #[cfg(target_arch = "x86_64")]
+        if let Some(wide) = wide::Wide::new(len) {
+            return Self { of: Arc::new(wide), len };
+        }
+        let of: Arc<dyn Real> = if len.is_multiple_of(2) { Arc::new(Even::new(len)) } else { Arc::new(Odd::new(len)) };
+        Self { of, len }
     }
 
     /// Number of real values.
@@ -86,14 +105,19 @@ impl RealFft {
         self.len / 2 + 1
     }
 
+    /// Where the conjugates begin after bins of a row of `len`, at the next cache line.
+    pub fn conjugates(len: usize) -> usize {
+        (len / 2 + 1).next_multiple_of(LINE)
+    }
+
+    /// Number of bins and conjugates, and of what is between them.
+    pub fn bins_and_conjugates(&self) -> usize {
+        Self::conjugates(self.len) + self.bins()
+    }
+
     /// Complex values of scratch that both directions need.
     pub fn scratch_len(&self) -> usize {
-        match &self.kind {
-            Kind::Even(fft, _) => self.len / 2 + fft.get_outofplace_scratch_len(),
-            Kind::Odd(forward, inverse) => {
-                self.len.div_ceil(2) + forward.get_scratch_len().max(inverse.get_scratch_len())
-            }
-        }
+        self.of.scratch_len()
     }
 
     /// `spectrum[b] = Σ_q values[q] · e^{−2πi·q·b/len}` for `b ≤ len/2`.
@@ -102,31 +126,19 @@ impl RealFft {
     /// Unless `values` has `len`, `spectrum` has `bins` and `scratch` at least `scratch_len` elements.
     pub fn spectrum(&self, values: &[f32], spectrum: &mut [Complex32], scratch: &mut [Complex32]) {
         self.check(values.len(), spectrum.len());
-        // The libraries' transforms destroy what they read.
-        let (copy, scratch) = scratch.split_at_mut(self.len.div_ceil(2));
-        match &self.kind {
-            Kind::Even(fft, turns) => {
-                pack(values, copy);
-                fft.process_outofplace_with_scratch(copy, &mut spectrum[..self.len / 2], scratch);
-                split(turns, spectrum);
-            }
-            Kind::Odd(forward, _) => {
-                let copy = &mut bytemuck::cast_slice_mut(copy)[..self.len];
-                copy.copy_from_slice(values);
-                let done = forward.process_with_scratch(copy, spectrum, scratch);
-                assert!(done.is_ok(), "buffers of a real transform of length {}: {done:?}", self.len);
-            }
-        }
+        self.of.spectrum(values, spectrum, None, scratch);
     }
 
-    /// [`spectrum`](Self::spectrum), and after it the conjugate of each of its bins: what [`Plan`](super::Plan)'s entries read.
+    /// [`spectrum`](Self::spectrum), and from [`conjugates`](Self::conjugates) on the conjugate of each of its bins: what
+    /// [`Plan`](super::Plan)'s entries read. Fastest where `spectra` begin with a cache line.
     ///
     /// # Panics
-    /// As [`spectrum`](Self::spectrum), with twice as many elements of `spectra`.
+    /// As [`spectrum`](Self::spectrum), with `bins_and_conjugates` elements of `spectra`.
     pub fn with_conjugate(&self, values: &[f32], spectra: &mut [Complex32], scratch: &mut [Complex32]) {
-        let (spectrum, conjugate) = spectra.split_at_mut(self.bins());
-        self.spectrum(values, spectrum, scratch);
-        conjugate_to(spectrum, conjugate);
+        let (spectrum, conjugate) = spectra.split_at_mut(Self::conjugates(self.len));
+        let spectrum = &mut spectrum[..self.bins()];
+        self.check(values.len(), conjugate.len());
+        self.of.spectrum(values, spectrum, Some(conjugate), scratch);
     }
 
     /// `values[p] = 2 · Re Σ_b folded[b] · e^{+2πi·p·b/len}` over the bins `b ≤ len/2`. Overwrites `folded`.
@@ -138,23 +150,7 @@ impl RealFft {
     /// Unless `folded` has `bins`, `values` has `len` and `scratch` at least `scratch_len` elements.
     pub fn twice_real(&self, folded: &mut [Complex32], values: &mut [f32], scratch: &mut [Complex32]) {
         self.check(values.len(), folded.len());
-        // Every bin is counted with its mirror but these, which have none.
-        let last = folded.len() - 1;
-        let own_mirrors: &[usize] = if self.len.is_multiple_of(2) { &[0, last] } else { &[0] };
-        for &bin in own_mirrors {
-            folded[bin] = Complex32::new(2.0 * folded[bin].re, 0.0);
-        }
-        match &self.kind {
-            Kind::Even(fft, turns) => {
-                join(turns, folded);
-                let half = &mut folded[..self.len / 2];
-                fft.process_outofplace_with_scratch(half, bytemuck::cast_slice_mut(values), scratch);
-            }
-            Kind::Odd(_, inverse) => {
-                let done = inverse.process_with_scratch(folded, values, scratch);
-                assert!(done.is_ok(), "buffers of a real transform of length {}: {done:?}", self.len);
-            }
-        }
+        self.of.twice_real(folded, values, scratch);
     }
 
     fn check(&self, values: usize, bins: usize) {
