@@ -19,8 +19,13 @@ const ALPHA: f64 = 300.0;
 const Q: (usize, usize) = (64, HIDDEN);
 const V: (usize, usize) = (32, HIDDEN);
 
-fn module(name: &str, (rows, cols): (usize, usize)) -> Module {
-    let plan = PlanCache::new().seeded(shape(rows, cols), N, 2024).unwrap();
+/// Of a shape alone, whose entries no other module shares.
+fn module(name: &str, of: (usize, usize)) -> Module {
+    module_from(&PlanCache::new(), name, of)
+}
+
+fn module_from(plans: &PlanCache, name: &str, (rows, cols): (usize, usize)) -> Module {
+    let plan = plans.seeded(shape(rows, cols), N, 2024).unwrap();
     planned(name, plan, &noise(name, N, 0.5), ALPHA)
 }
 
@@ -78,7 +83,9 @@ fn a_single_row_does_not_depend_on_who_computes_its_changes() {
             let model = tiny.open_with(&ModelOptions { threads: Some(threads), ..ModelOptions::default() }).unwrap();
             let mut session = Session::new(model.clone(), &SessionOptions::default()).unwrap();
             let name = |i: usize, linear: &str| format!("model.layers.{i}.{linear}");
-            let every = (0..LAYERS).flat_map(|i| LINEARS.map(|(linear, shape)| module(&name(i, linear), shape)));
+            let plans = PlanCache::new();
+            let every =
+                (0..LAYERS).flat_map(|i| LINEARS.map(|(linear, shape)| module_from(&plans, &name(i, linear), shape)));
             let list = vec![(bind(&model, every.collect()).unwrap(), 0.5)];
             session.set_adapters(ActiveAdapters::new(list).unwrap(), SwapPolicy::Recompute).unwrap();
             let mut all = Vec::new();
@@ -89,6 +96,44 @@ fn a_single_row_does_not_depend_on_who_computes_its_changes() {
             all
         });
         assert!(logits.iter().all(|other| *other == logits[0]));
+    }
+}
+
+#[test]
+fn linears_whose_changes_have_the_same_entries_get_what_each_gets_alone() {
+    for tiny in Tiny::both() {
+        let model = tiny.open_with(&ModelOptions { threads: Some(2), ..ModelOptions::default() }).unwrap();
+        let mut session = Session::new(model.clone(), &SessionOptions::default()).unwrap();
+        let mut logits = |adapters: Vec<Vec<Module>>| {
+            let list = adapters.into_iter().map(|modules| (bind(&model, modules).unwrap(), 0.5)).collect();
+            session.set_adapters(ActiveAdapters::new(list).unwrap(), SwapPolicy::Recompute).unwrap();
+            session.set_tokens(&[1]);
+            session.logits(&CancelHandle::default()).unwrap().to_vec()
+        };
+        let every = |plans: Option<&PlanCache>, linears: &[usize]| -> Vec<Module> {
+            let module = |(i, linear): (usize, usize)| {
+                let (linear, shape) = LINEARS[linear];
+                let name = format!("model.layers.{i}.{linear}");
+                plans.map_or_else(|| module(&name, shape), |plans| module_from(plans, &name, shape))
+            };
+            (0..LAYERS).flat_map(|i| linears.iter().map(move |linear| (i, *linear))).map(module).collect()
+        };
+        let plans = PlanCache::new();
+        let low = || vec![low_rank("model.layers.1.mlp.up_proj", (INNER, HIDDEN))];
+        // All linears; both of a pair in two adapters; one of a pair in another adapter; a change of another kind.
+        for (first, second) in
+            [(&[0, 1, 2, 3, 4, 5, 6][..], &[][..]), (&[1, 2, 4], &[0, 1, 2]), (&[1, 2, 4, 5], &[2, 4])]
+        {
+            for kinds in [false, true] {
+                let adapters = |plans| {
+                    let mut adapters = vec![every(plans, first)];
+                    adapters.extend((!second.is_empty()).then(|| every(plans, second)));
+                    adapters.extend(kinds.then(low));
+                    adapters
+                };
+                assert_eq!(logits(adapters(Some(&plans))), logits(adapters(None)), "{first:?} {second:?} {kinds}");
+            }
+        }
     }
 }
 

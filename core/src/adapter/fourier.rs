@@ -72,6 +72,23 @@ impl FourierDelta {
         self.plan.entries()
     }
 
+    /// Whether another change has the same entries.
+    pub(crate) fn is_twin(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.plan, &other.plan)
+    }
+
+    /// Adds what [`apply`](Delta::apply) does of two twins, each to an output of its own, in less time than one after the other.
+    ///
+    /// # Panics
+    /// If they are no twins; as [`apply`](Delta::apply).
+    pub(crate) fn apply_twins([a, b]: [&Self; 2], weight: f32, x: &[f32], scratch: &mut DeltaScratch) {
+        assert!(a.is_twin(b), "entries of two changes to a {}", a.shape());
+        assert_eq!(x.len(), a.shape().cols(), "inputs of a {} module", a.shape());
+        let (input, outputs, held, ahead) = scratch.spectra_of_twins(x, a.shape().rows());
+        let (stored, alpha) = ([&*a.stored, &*b.stored], [a.scaled(weight), b.scaled(weight)]);
+        transform::apply_two_ahead(&a.plan, stored, alpha, input, outputs, held, ahead);
+    }
+
     fn scaled(&self, weight: f32) -> f64 {
         self.alpha * f64::from(weight)
     }

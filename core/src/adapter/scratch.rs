@@ -34,6 +34,8 @@ pub struct DeltaScratch {
     input: Spectrum,
     upstream: Spectrum,
     output: Spectrum,
+    /// Of the other of two linears that are changed together.
+    twin: Spectrum,
     dense: Vec<f32>,
     dense_len: usize,
     /// What is read after the next change.
@@ -58,6 +60,7 @@ impl DeltaScratch {
             input: Spectrum::default(),
             upstream: Spectrum::default(),
             output: Spectrum::default(),
+            twin: Spectrum::default(),
             dense: Vec::new(),
             dense_len: 0,
             ahead: Ahead::default(),
@@ -87,6 +90,7 @@ impl DeltaScratch {
     /// Starts an empty output.
     pub fn begin_output(&mut self) {
         self.output.len = 0;
+        self.twin.len = 0;
         self.dense_len = 0;
     }
 
@@ -113,6 +117,18 @@ impl DeltaScratch {
             Side::Upstream => &self.upstream,
         };
         (source.with_conjugate(), &mut self.output.bins[..len / 2 + 1], held, &mut self.ahead)
+    }
+
+    /// As [`spectra`](Self::spectra) of an input, with outputs of as many values each of two linears.
+    pub(super) fn spectra_of_twins(
+        &mut self,
+        values: &[f32],
+        len: usize,
+    ) -> (&[Complex32], [&mut [Complex32]; 2], Held, &mut Ahead) {
+        let (_, _, held, _) = self.spectra(Side::Input, values, len);
+        self.twin.len = len;
+        let outputs = [&mut self.output, &mut self.twin].map(|output| &mut output.bins[..len / 2 + 1]);
+        (self.input.with_conjugate(), outputs, held, &mut self.ahead)
     }
 
     /// The half spectra of x and g and their conjugates, each transformed unless it was already.
@@ -160,24 +176,40 @@ impl DeltaScratch {
     /// As [`finish`](Self::finish).
     pub fn write(&mut self, y: &mut [f32], order: Option<&RowOrder>) {
         if self.output.len > 0 {
-            assert_eq!(y.len(), self.output.len, "length of an output");
-            let fft = self.plan(self.output.len);
-            let fft = &self.planned[fft];
-            let bins = &mut self.output.bins[..fft.bins()];
-            self.ahead.ask(LINES);
-            match order {
-                None => fft.twice_real(bins, y, &mut self.work),
-                Some(order) => {
-                    let values = &mut self.real[..fft.len()];
-                    fft.twice_real(bins, values, &mut self.work);
-                    order.place(values, y);
-                }
-            }
-            self.ahead.ask(LINES);
+            self.write_spectrum(y, order);
         } else {
             y.fill(0.0);
         }
         self.finish_dense(y, order);
+    }
+
+    /// [`write`](Self::write) of both outputs of [`spectra_of_twins`](Self::spectra_of_twins).
+    ///
+    /// # Panics
+    /// As [`write`](Self::write).
+    pub(crate) fn write_twins(&mut self, ys: [&mut [f32]; 2], orders: [Option<&RowOrder>; 2]) {
+        for (y, order) in ys.into_iter().zip(orders) {
+            self.write_spectrum(y, order);
+            std::mem::swap(&mut self.output, &mut self.twin);
+        }
+        self.begin_output();
+    }
+
+    fn write_spectrum(&mut self, y: &mut [f32], order: Option<&RowOrder>) {
+        assert_eq!(y.len(), self.output.len, "length of an output");
+        let fft = self.plan(self.output.len);
+        let fft = &self.planned[fft];
+        let bins = &mut self.output.bins[..fft.bins()];
+        self.ahead.ask(LINES);
+        match order {
+            None => fft.twice_real(bins, y, &mut self.work),
+            Some(order) => {
+                let values = &mut self.real[..fft.len()];
+                fft.twice_real(bins, values, &mut self.work);
+                order.place(values, y);
+            }
+        }
+        self.ahead.ask(LINES);
     }
 
     /// Adds the dense row, and leaves the output empty.
@@ -218,7 +250,7 @@ impl DeltaScratch {
         grow(&mut self.real, len);
         grow(&mut self.dense, len);
         grow(&mut self.work, fft.scratch_len());
-        for spectrum in [&mut self.input, &mut self.upstream, &mut self.output] {
+        for spectrum in [&mut self.input, &mut self.upstream, &mut self.output, &mut self.twin] {
             spectrum.bins.grow(fft.bins_and_conjugates());
         }
         self.planned.push(fft);

@@ -2,12 +2,12 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::adapter::DeltaBlock;
+use crate::adapter::{DeltaBlock, FourierDelta};
 use crate::kernels::{Aligned, Span, vector};
 use crate::spectral::Transforms;
 use crate::spectral::transform::Held;
 
-use super::{ActiveAdapters, Decoder, Linear, LinearKind};
+use super::{ActiveAdapters, BoundAdapter, Decoder, Linear, LinearKind};
 
 /// Bytes of weights multiplied in the time that transforming a value takes: measured, and as rough as that.
 const BYTES_A_VALUE: usize = 9;
@@ -120,18 +120,43 @@ impl<'a, const N: usize> Changes<'a, N> {
         };
         let rest = streams(self.adapters, self.group.iter().map(|(kind, _)| (self.layer, *kind))).skip(STREAMS);
         scratch.expect(rest.filter(|(i, _)| own(i)).map(|(_, bytes)| bytes), then);
-        for i in (0..N).filter(own) {
-            let (kind, linear) = self.group[i];
+        // Each task has linears of its own.
+        let out = |i: usize| outs[i].lock().unwrap_or_else(PoisonError::into_inner);
+        let order = |i: usize| self.group[i].1.row_order.as_deref();
+        let mut linears = (0..N).filter(own).peekable();
+        while let Some(i) = linears.next() {
             scratch.begin_output();
+            if let Some(j) = linears.next_if(|j| self.are_twins(i, *j)) {
+                for (twins, weight) in self.twins(i, j) {
+                    let Some(twins) = twins else { continue };
+                    FourierDelta::apply_twins(twins, weight, x, scratch);
+                }
+                scratch.write_twins([&mut out(i), &mut out(j)], [order(i), order(j)]);
+                continue;
+            }
             for (bound, weight) in self.adapters.list() {
-                if let Some(delta) = bound.delta(self.layer, kind) {
+                if let Some(delta) = bound.delta(self.layer, self.group[i].0) {
                     delta.apply(*weight, x, scratch);
                 }
             }
-            // Each task has linears of its own.
-            let mut out = outs[i].lock().unwrap_or_else(PoisonError::into_inner);
-            scratch.write(&mut out, linear.row_order.as_deref());
+            scratch.write(&mut out(i), order(i));
         }
+    }
+
+    /// Whether every adapter's changes to two linears, if it has any to them, have the same entries.
+    fn are_twins(&self, i: usize, j: usize) -> bool {
+        let untouched = |bound: &BoundAdapter, i: usize| bound.delta(self.layer, self.group[i].0).is_none();
+        let mut adapters = self.adapters.list().iter().zip(self.twins(i, j));
+        adapters.all(|((bound, _), (twins, _))| twins.is_some() || untouched(bound, i) && untouched(bound, j))
+    }
+
+    /// Each adapter's changes to two linears, if they have the same entries, and the adapter's weight.
+    fn twins(&self, i: usize, j: usize) -> impl Iterator<Item = (Option<[&FourierDelta; 2]>, f32)> {
+        self.adapters.list().iter().map(move |(bound, weight)| {
+            let fourier = |i: usize| bound.delta(self.layer, self.group[i].0)?.as_fourier();
+            let twins = fourier(i).zip(fourier(j)).filter(|(a, b)| a.is_twin(b));
+            (twins.map(|(a, b)| [a, b]), *weight)
+        })
     }
 
     /// outs\[i\] += rows\[i\] where there is a change.

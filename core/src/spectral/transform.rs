@@ -76,6 +76,36 @@ pub(crate) fn apply_ahead(
     with_runs!(plan, |runs| runs.sums(stored, scale, input, output, held, ahead));
 }
 
+/// [`apply`] of two changes with the same entries, which takes less than one after the other: each has coefficients, a scale and an
+/// output of its own.
+///
+/// # Panics
+/// As [`apply`].
+pub fn apply_two(
+    plan: &Plan,
+    stored: [&[f32]; 2],
+    alpha: [f64; 2],
+    input: &[Complex32],
+    output: [&mut [Complex32]; 2],
+    held: Held,
+) {
+    apply_two_ahead(plan, stored, alpha, input, output, held, &mut Ahead::default());
+}
+
+/// [`apply_two`], asking for what comes next meanwhile.
+pub(crate) fn apply_two_ahead(
+    plan: &Plan,
+    stored: [&[f32]; 2],
+    alpha: [f64; 2],
+    input: &[Complex32],
+    output: [&mut [Complex32]; 2],
+    held: Held,
+    ahead: &mut Ahead,
+) {
+    let scale = alpha.map(|alpha| half_scale(plan, alpha));
+    with_runs!(plan, |runs| runs.two_sums(stored, scale, input, output, held, ahead));
+}
+
 /// [`apply`] on the spectra of as many rows as there are lanes.
 ///
 /// # Panics

@@ -5,6 +5,7 @@
 
 mod lanes;
 mod row;
+mod two;
 
 use std::ops::{Deref, Range};
 
@@ -117,6 +118,7 @@ pub struct Run {
 }
 
 /// Goes through runs. An iterator, not a callback: the body of the loop over it is compiled with what runs it.
+#[derive(Clone)]
 pub struct Runs<'a, B> {
     runs: std::slice::Iter<'a, Run>,
     targets: &'a [B],

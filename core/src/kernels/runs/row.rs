@@ -8,7 +8,7 @@ use super::{Held, Index, RunOf, Runs};
 use crate::kernels::prefetch::Ahead;
 
 /// Targets between two requests for what comes next.
-const TARGETS: usize = 32;
+pub(super) const TARGETS: usize = 32;
 /// Lines asked for then, for each entry of a target: as many as memory brings meanwhile.
 const LINES: usize = 4;
 /// Lines asked for at most: a CPU has room for few more.
@@ -45,7 +45,7 @@ impl<B: Index> Runs<'_, B> {
 
 impl<B: Index> RunOf<'_, B> {
     /// Lines to ask for with every [`TARGETS`].
-    fn lines(&self) -> usize {
+    pub(super) fn lines(&self) -> usize {
         (LINES * self.entries).min(MOST_LINES)
     }
 
@@ -75,7 +75,7 @@ impl<B: Index> RunOf<'_, B> {
 
     /// Targets without entries.
     #[inline(always)]
-    fn empty<const ADD: bool>(&self, z: &mut [Complex32]) {
+    pub(super) fn empty<const ADD: bool>(&self, z: &mut [Complex32]) {
         if !ADD {
             self.targets.iter().for_each(|target| z[target.at()] = Complex32::default());
         }
@@ -83,7 +83,7 @@ impl<B: Index> RunOf<'_, B> {
 
     /// `ENTRIES` of each target, or any number from 1 on if that is 0.
     #[inline(always)]
-    fn ones<const ENTRIES: usize, const ADD: bool>(
+    pub(super) fn ones<const ENTRIES: usize, const ADD: bool>(
         &self,
         first: usize,
         stored: &[f32],
