@@ -27,7 +27,7 @@ mod isa;
 mod lane_bin;
 mod lead;
 #[cfg(target_arch = "x86_64")]
-pub mod lines;
+pub(crate) mod lines;
 mod matrix;
 mod next;
 mod panel;

@@ -6,8 +6,8 @@
 //! Z[k + P·j] = Σ_c e^{−2πi·c·j/16} · e^{−2πi·c·k/M} · Σ_p e^{−2πi·p·k/P} · z[16·p + c]       k < P;  c, j < 16
 //! ```
 //!
-//! The inner sums go through each lane by itself, as the transforms of 16 rows do. Here is the rest: [`rows`] is the way between a
-//! row and lines, [`sixteens`] are the outer sums and their way back, and [`halves`] the step between Z and the half spectrum of
+//! The inner sums go through each lane by itself, as the transforms of 16 rows do. Here is the rest: `rows` is the way between a
+//! row and lines, `sixteens` are the outer sums and their way back, and `halves` the step between Z and the half spectrum of
 //! a real row, whose even elements are real and whose odd ones are imaginary parts of z.
 //!
 //! Number `4a + b` of a line is in lane `4b + a`, so that the first four-point transforms of a line need nothing from another 128-bit

@@ -1,19 +1,18 @@
 //! Real transforms of one row with AVX-512, for lengths `32·P` with `P ≥ 8` of factors 2, 3, 5 and 7.
 //!
-//! The row's halves are P lines of 16 complex numbers ([`lines`]). A pass takes each lane through the transform of P, as the transforms
-//! of 16 rows do, and is followed (on the way back, after it has begun with its last step) by the sums over lines.
+//! The row's halves are P lines of 16 complex numbers ([`lines`]). Passes take each lane through the transform of P, as those of
+//! 16 rows do, and the sums over lines follow; on the way back they come first. With fewer lines, what is done for each transform
+//! outweighs what is done for each line, and the library's is as fast.
 
 use num_complex::Complex32;
 
 use super::Real;
-use crate::kernels::lines::{self, Avx512, Factors};
+use crate::kernels::lines::{self, Avx512, FEWEST, Factors};
 use crate::kernels::{LANES, LaneBin, Vector, Vectorised, vectorised};
 use crate::spectral::passes::{Last, Stage, place, stages};
 
 /// The last pass is as any other.
 const LAST: Last = Last { cost: 0.0, radix: usize::MAX };
-/// With fewer lines, what is done for each transform outweighs what is done for each line.
-const LEAST_LINES: usize = 8;
 
 /// Both transforms of one length.
 pub(super) struct Wide {
@@ -30,7 +29,7 @@ impl Wide {
     /// Plans `len`, if it is one of these and the CPU has what it takes.
     pub(super) fn new(len: usize) -> Option<Self> {
         let count = len / (2 * LANES);
-        if count < LEAST_LINES || !len.is_multiple_of(2 * LANES) {
+        if count < FEWEST || !len.is_multiple_of(2 * LANES) {
             return None;
         }
         let (cpu, stages) = (Avx512::detect()?, stages(count, LAST)?);
