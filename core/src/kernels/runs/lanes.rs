@@ -118,10 +118,9 @@ impl<B: Index> RunOf<'_, B> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Run, noise};
+    use super::super::Run;
+    use super::super::samples::{BINS, drawn, noise};
     use super::*;
-
-    const BINS: usize = 97;
 
     fn spectra(seed: usize) -> Vec<LaneBin> {
         (0..BINS).map(|i| LaneBin::from_lanes(|l| (noise(seed + 32 * i + l), noise(seed + 32 * i + 16 + l)))).collect()
@@ -135,12 +134,8 @@ mod tests {
 
     /// Runs of these many targets and entries.
     fn compare(shape: &[(usize, usize)]) {
-        let runs: Vec<Run> = shape.iter().map(|&(targets, entries)| Run { targets, entries }).collect();
-        let of_all: usize = shape.iter().map(|(targets, entries)| targets * entries).sum();
-        let targets: Vec<u16> =
-            (0..shape.iter().map(|run| run.0).sum()).map(|t: usize| (t * 31 % BINS) as u16).collect();
-        let sources: Vec<u16> = (0..of_all).map(|e| (e * 7919 % (2 * BINS)) as u16).collect();
-        let stored: Vec<f32> = (0..of_all).map(|e| noise(e + 5)).collect();
+        let (runs, targets, sources) = drawn(shape, 2 * BINS);
+        let stored: Vec<f32> = (0..sources.len()).map(|e| noise(e + 5)).collect();
         let (x, before, slots) = (spectra(1000), spectra(9000), slots());
         let (to, from) = (Below::new(targets.as_slice().into()), Below::new(sources.as_slice().into()));
         for held in [Held::Sum, Held::Nothing] {

@@ -3,6 +3,26 @@
 //! An entry takes one bin of a source, a factor of it, to one bin of a target. [`Runs`] go through them target by target, those
 //! with equally many entries together. [`Runs::sums`] is the loop over one row, [`Runs::lane_sums`] that over a row in each lane.
 
+/// An expression with a number of entries as a constant: itself up to seven, which makes a loop over them none, or 0 for any number.
+macro_rules! with_entries {
+    ($number:expr, |$entries:ident| $body:expr) => {
+        match $number {
+            1 => with_entries!(1, $entries, $body),
+            2 => with_entries!(2, $entries, $body),
+            3 => with_entries!(3, $entries, $body),
+            4 => with_entries!(4, $entries, $body),
+            5 => with_entries!(5, $entries, $body),
+            6 => with_entries!(6, $entries, $body),
+            7 => with_entries!(7, $entries, $body),
+            _ => with_entries!(0, $entries, $body),
+        }
+    };
+    ($constant:literal, $entries:ident, $body:expr) => {{
+        const $entries: usize = $constant;
+        $body
+    }};
+}
+
 mod lanes;
 mod row;
 mod two;
@@ -191,8 +211,26 @@ impl<'a, B> RunOf<'a, B> {
     }
 }
 
-/// Numbers from −1 to 1 for the tests of both loops.
+/// What the tests of the loops share.
 #[cfg(test)]
-fn noise(i: usize) -> f32 {
-    ((i as u32).wrapping_mul(2_654_435_761) >> 8) as f32 / 8_388_608.0 - 1.0
+mod samples {
+    use super::Run;
+
+    /// Bins of a target.
+    pub(super) const BINS: usize = 97;
+
+    /// Numbers from −1 to 1.
+    pub(super) fn noise(i: usize) -> f32 {
+        ((i as u32).wrapping_mul(2_654_435_761) >> 8) as f32 / 8_388_608.0 - 1.0
+    }
+
+    /// Runs of these many targets and entries, the targets, each once, and sources below `bins`.
+    pub(super) fn drawn(shape: &[(usize, usize)], bins: usize) -> (Vec<Run>, Vec<u16>, Vec<u16>) {
+        let runs = shape.iter().map(|&(targets, entries)| Run { targets, entries }).collect();
+        let targets: usize = shape.iter().map(|run| run.0).sum();
+        let entries: usize = shape.iter().map(|(targets, entries)| targets * entries).sum();
+        // 31 goes round all 97 bins.
+        let targets = (0..targets).map(|t| (t * 31 % BINS) as u16).collect();
+        (runs, targets, (0..entries).map(|e| (e * 7919 % bins) as u16).collect())
+    }
 }

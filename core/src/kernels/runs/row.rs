@@ -62,14 +62,7 @@ impl<B: Index> RunOf<'_, B> {
         // Where their number is known, there is no loop over a target's entries.
         match self.entries {
             0 => self.empty::<ADD>(z),
-            1 => self.ones::<1, ADD>(first, stored, scale, x, z),
-            2 => self.ones::<2, ADD>(first, stored, scale, x, z),
-            3 => self.ones::<3, ADD>(first, stored, scale, x, z),
-            4 => self.ones::<4, ADD>(first, stored, scale, x, z),
-            5 => self.ones::<5, ADD>(first, stored, scale, x, z),
-            6 => self.ones::<6, ADD>(first, stored, scale, x, z),
-            7 => self.ones::<7, ADD>(first, stored, scale, x, z),
-            _ => self.ones::<0, ADD>(first, stored, scale, x, z),
+            entries => with_entries!(entries, |E| self.ones::<E, ADD>(first, stored, scale, x, z)),
         }
     }
 
@@ -124,23 +117,12 @@ mod wide {
     ) {
         for run in runs {
             assert!(run.stored.end <= stored.len(), "factors of a spectrum");
+            if run.entries == 0 {
+                run.empty::<ADD>(z);
+                continue;
+            }
             // SAFETY: the caller's promise, and the factors are there.
-            let first = unsafe {
-                match run.entries {
-                    0 => {
-                        run.empty::<ADD>(z);
-                        continue;
-                    }
-                    1 => run.twos::<1, ADD>(stored, scale, x, z, ahead),
-                    2 => run.twos::<2, ADD>(stored, scale, x, z, ahead),
-                    3 => run.twos::<3, ADD>(stored, scale, x, z, ahead),
-                    4 => run.twos::<4, ADD>(stored, scale, x, z, ahead),
-                    5 => run.twos::<5, ADD>(stored, scale, x, z, ahead),
-                    6 => run.twos::<6, ADD>(stored, scale, x, z, ahead),
-                    7 => run.twos::<7, ADD>(stored, scale, x, z, ahead),
-                    _ => run.twos::<0, ADD>(stored, scale, x, z, ahead),
-                }
-            };
+            let first = unsafe { with_entries!(run.entries, |E| run.twos::<E, ADD>(stored, scale, x, z, ahead)) };
             run.ones::<0, ADD>(first, stored, scale, x, z);
         }
     }
@@ -218,7 +200,8 @@ mod wide {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Below, Run, noise};
+    use super::super::samples::{BINS, drawn, noise};
+    use super::super::{Below, Run};
     use super::*;
 
     fn spectrum(bins: usize, seed: usize) -> Vec<Complex32> {
@@ -227,14 +210,8 @@ mod tests {
 
     /// Runs of these many targets and entries.
     fn compare(shape: &[(usize, usize)]) {
-        const BINS: usize = 97;
-        let runs: Vec<Run> = shape.iter().map(|&(targets, entries)| Run { targets, entries }).collect();
-        let of_all: usize = shape.iter().map(|(targets, entries)| targets * entries).sum();
-        // Each target once; 31 goes round all 97 bins.
-        let targets: Vec<u16> =
-            (0..shape.iter().map(|run| run.0).sum()).map(|t: usize| (t * 31 % BINS) as u16).collect();
-        let sources: Vec<u16> = (0..of_all).map(|e| (e * 7919 % BINS) as u16).collect();
-        let stored: Vec<f32> = (0..of_all).map(|e| noise(e + 5)).collect();
+        let (runs, targets, sources) = drawn(shape, BINS);
+        let stored: Vec<f32> = (0..sources.len()).map(|e| noise(e + 5)).collect();
         let (x, before) = (spectrum(BINS, 1000), spectrum(BINS, 2000));
 
         for held in [Held::Sum, Held::Nothing] {

@@ -62,24 +62,14 @@ mod wide {
     ) {
         for run in runs {
             assert!(stored.iter().all(|stored| run.stored.end <= stored.len()), "factors of a spectrum");
+            if run.entries == 0 {
+                run.empty::<ADD>(z1);
+                run.empty::<ADD>(z2);
+                continue;
+            }
             // SAFETY: the caller's promise, and the factors are there.
             let first = unsafe {
-                let z = [&mut *z1, &mut *z2];
-                match run.entries {
-                    0 => {
-                        run.empty::<ADD>(z1);
-                        run.empty::<ADD>(z2);
-                        continue;
-                    }
-                    1 => run.fours::<1, ADD>(stored, scale, x, z, ahead),
-                    2 => run.fours::<2, ADD>(stored, scale, x, z, ahead),
-                    3 => run.fours::<3, ADD>(stored, scale, x, z, ahead),
-                    4 => run.fours::<4, ADD>(stored, scale, x, z, ahead),
-                    5 => run.fours::<5, ADD>(stored, scale, x, z, ahead),
-                    6 => run.fours::<6, ADD>(stored, scale, x, z, ahead),
-                    7 => run.fours::<7, ADD>(stored, scale, x, z, ahead),
-                    _ => run.fours::<0, ADD>(stored, scale, x, z, ahead),
-                }
+                with_entries!(run.entries, |E| run.fours::<E, ADD>(stored, scale, x, [&mut *z1, &mut *z2], ahead))
             };
             run.ones::<0, ADD>(first, stored[0], scale[0], x, z1);
             run.ones::<0, ADD>(first, stored[1], scale[1], x, z2);
@@ -166,10 +156,9 @@ mod wide {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Below, Run, noise};
+    use super::super::samples::{BINS, drawn, noise};
+    use super::super::{Below, Run};
     use super::*;
-
-    const BINS: usize = 97;
 
     fn numbers(count: usize, seed: usize) -> Vec<f32> {
         (0..count).map(|i| noise(seed + i)).collect()
@@ -181,12 +170,8 @@ mod tests {
 
     /// Runs of these many targets and entries.
     fn compare(shape: &[(usize, usize)]) {
-        let runs: Vec<Run> = shape.iter().map(|&(targets, entries)| Run { targets, entries }).collect();
-        let of_all: usize = shape.iter().map(|(targets, entries)| targets * entries).sum();
-        // Each target once; 31 goes round all 97 bins.
-        let targets: Vec<u16> =
-            (0..shape.iter().map(|run| run.0).sum()).map(|t: usize| (t * 31 % BINS) as u16).collect();
-        let sources: Vec<u16> = (0..of_all).map(|e| (e * 7919 % BINS) as u16).collect();
+        let (runs, targets, sources) = drawn(shape, BINS);
+        let of_all = sources.len();
         let (targets, sources) = (Below::new(targets.into()), Below::new(sources.into()));
         let runs = Runs::new(&runs, &targets, &sources);
         let (stored, x) = ([numbers(of_all, 5), numbers(of_all, 6000)], spectrum(1000));
