@@ -29,10 +29,12 @@ pub unsafe fn unpack<F: Unpack>(data: &[u8], row_bytes: usize, start: usize, col
     let bytes = cols / F::LEN * F::BYTES;
     let (lanes, scales, offsets) = (panel.lanes(), panel.scales(), panel.offsets());
     for half in 0..HALVES {
-        let row: [&[u8]; 16] = std::array::from_fn(|r| {
+        // Loops, because closures over as many as 16 stay calls.
+        let mut row: [&[u8]; 16] = [&[]; 16];
+        for (r, row) in row.iter_mut().enumerate() {
             let r = (16 * half + r).min(rows - 1);
-            &data[r * row_bytes + first_byte..][..bytes]
-        });
+            *row = &data[r * row_bytes + first_byte..][..bytes];
+        }
         for step in 0..cols.div_ceil(STEP) {
             let at = step * F::STEP_BYTES;
             let groups = step * (STEP / F::SPAN);
@@ -41,15 +43,20 @@ pub unsafe fn unpack<F: Unpack>(data: &[u8], row_bytes: usize, start: usize, col
                 let lanes = lanes.add(step * STEP * PANEL_ROWS + 64 * half);
                 let scales = scales.add(groups * PANEL_ROWS + 16 * half);
                 let offsets = offsets.add(groups * PANEL_ROWS + 16 * half);
+                let mut from = [std::ptr::null(); 16];
                 if at + F::STEP_BYTES <= bytes {
-                    unpack_step::<F>(&row.map(|row| row[at..].as_ptr()), lanes, scales, offsets);
+                    for (from, row) in from.iter_mut().zip(&row) {
+                        *from = row[at..].as_ptr();
+                    }
+                    unpack_step::<F>(&from, lanes, scales, offsets);
                 } else {
                     // Blocks of zeros have scale and offset zero. 272 bytes are the longest step of small blocks.
                     let mut padded = [[0u8; 272]; 16];
-                    for (padded, row) in padded.iter_mut().zip(row) {
+                    for ((from, padded), row) in from.iter_mut().zip(&mut padded).zip(row) {
                         padded[..bytes - at].copy_from_slice(&row[at..]);
+                        *from = padded.as_ptr();
                     }
-                    unpack_step::<F>(&padded.each_ref().map(|row| row.as_ptr()), lanes, scales, offsets);
+                    unpack_step::<F>(&from, lanes, scales, offsets);
                 }
             }
         }
