@@ -250,8 +250,11 @@ impl DeltaScratch {
         grow(&mut self.real, len);
         grow(&mut self.dense, len);
         grow(&mut self.work, fft.scratch_len());
-        for spectrum in [&mut self.input, &mut self.upstream, &mut self.output, &mut self.twin] {
-            spectrum.bins.grow(fft.bins_and_conjugates());
+        for source in [&mut self.input, &mut self.upstream] {
+            source.bins.grow(fft.bins_and_conjugates());
+        }
+        for output in [&mut self.output, &mut self.twin] {
+            output.bins.grow(fft.bins());
         }
         self.planned.push(fft);
         self.planned.len() - 1

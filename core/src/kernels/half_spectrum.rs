@@ -14,13 +14,11 @@
 
 use num_complex::Complex32;
 
+use super::circle::circle;
+
 /// The factors of a row of 2m: those of k from 0 to m/2.
 pub fn turns(m: usize) -> Box<[Complex32]> {
-    let turn = |k: usize| {
-        let (sin, cos) = (-std::f64::consts::PI * k as f64 / m as f64).sin_cos();
-        Complex32::new(sin as f32, -cos as f32)
-    };
-    (0..=m / 2).map(turn).collect()
+    (0..=m / 2).map(|k| Complex32::new(0.0, -1.0) * circle(k, 2 * m)).collect()
 }
 
 #[inline(always)]

@@ -76,23 +76,8 @@ pub(crate) fn apply_ahead(
     with_runs!(plan, |runs| runs.sums(stored, scale, input, output, held, ahead));
 }
 
-/// [`apply`] of two changes with the same entries, which takes less than one after the other: each has coefficients, a scale and an
-/// output of its own.
-///
-/// # Panics
-/// As [`apply`].
-pub fn apply_two(
-    plan: &Plan,
-    stored: [&[f32]; 2],
-    alpha: [f64; 2],
-    input: &[Complex32],
-    output: [&mut [Complex32]; 2],
-    held: Held,
-) {
-    apply_two_ahead(plan, stored, alpha, input, output, held, &mut Ahead::default());
-}
-
-/// [`apply_two`], asking for what comes next meanwhile.
+/// [`apply_ahead`] of two changes with the same entries, which takes less than one after the other: each has coefficients, a scale and
+/// an output of its own.
 pub(crate) fn apply_two_ahead(
     plan: &Plan,
     stored: [&[f32]; 2],

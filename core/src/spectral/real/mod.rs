@@ -1,6 +1,6 @@
 //! Real transforms, planned once per length and shared.
 //!
-//! A length has one of three algorithms: [`wide`] where the CPU and the length fill vectors of 16, else [`even`] or [`odd`] around
+//! A length has one of three algorithms: `wide` where the CPU and the length fill vectors of 16, else `even` or `odd` around
 //! the complex transforms of a library.
 
 mod even;

@@ -13,6 +13,7 @@ use std::iter;
 use num_complex::Complex32;
 
 use super::for_each_part;
+use crate::kernels::circle::circle;
 use crate::spectral::plan::fold;
 use crate::spectral::{Entries, RealFft, Transforms};
 
@@ -37,7 +38,7 @@ pub(super) fn write(
     out: &mut [f32],
 ) {
     let (d1, d2) = (entries.shape().rows(), entries.shape().cols());
-    let rows = Rows { entries, coefficients, alpha, fft: transforms.real(d2), phases: circle(d1) };
+    let rows = Rows { entries, coefficients, alpha, fft: transforms.real(d2), phases: phases(d1) };
     // Rows p and d1 − p are each other's mirror; row 0, and d1/2 of an even number, are their own.
     let (upper, lower) = out.split_at_mut((d1 / 2 + 1) * d2);
     let (zero, upper) = upper.split_at_mut(d2);
@@ -100,7 +101,6 @@ impl Rows<'_> {
 }
 
 /// `e^{2πi·t/d}` for `t < d`.
-fn circle(d: usize) -> Vec<Complex32> {
-    let turn = |t: usize| (std::f64::consts::TAU * t as f64 / d as f64).sin_cos();
-    (0..d).map(turn).map(|(sin, cos)| Complex32::new(cos as f32, sin as f32)).collect()
+fn phases(d: usize) -> Vec<Complex32> {
+    (0..d).map(|t| circle(t, d).conj()).collect()
 }
