@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use super::affinity::Thread;
 use super::places::Places;
-use super::prefetch::{Shelf, Spans, ask_some};
+use super::prefetch::{Shelf, Spans, ask, ask_some, ask_to_write};
 use super::{Cores, KernelError};
 
 /// Polls of the gate before a worker without work goes to sleep; tens of microseconds, about the time between
@@ -27,6 +27,8 @@ const SPINS_BEFORE_SLEEP: u32 = 2_000;
 /// How long a worker computes before it offers its core to other programs. Below the slices that schedulers give (3 to 4 ms on Linux), so
 /// that a worker with a neighbour leaves at the end of a job and not in the middle of one; without one it costs a system call.
 const TURN: Duration = Duration::from_millis(2);
+/// Cache lines that are asked for from a task on: what it refers to lies beside it on the caller's stack.
+const TASK_LINES: usize = 8;
 /// Polls for the last worker to finish before the caller offers its core to it.
 const SPINS_BEFORE_YIELD: u32 = 1_000;
 
@@ -42,6 +44,15 @@ type Task<'a> = dyn Fn(usize, Range<usize>) + Sync + 'a;
 #[repr(align(128))]
 struct Padded<T>(T);
 
+/// What a worker needs to begin, in one cache line: each of another's lines that it has to wait for takes as long as hundreds of
+/// instructions.
+struct Posted {
+    gate: AtomicU64,
+    /// Where the task is, for requests before a worker has joined.
+    at: AtomicUsize,
+    job: UnsafeCell<Option<Job>>,
+}
+
 struct Job {
     task: *const Task<'static>,
     tasks: usize,
@@ -50,14 +61,13 @@ struct Job {
 }
 
 struct Shared {
-    gate: Padded<AtomicU64>,
+    posted: Padded<Posted>,
     /// The next task of each thread's share of the job: thread w's begins at task w · tasks / threads.
     next: Box<[Padded<AtomicUsize>]>,
     /// What each worker fetches when it next waits.
     shelves: Box<[Padded<Shelf>]>,
     /// Who the workers are, from the moment they run.
     workers: Box<[OnceLock<Thread>]>,
-    job: UnsafeCell<Option<Job>>,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     stop: AtomicBool,
     sleepers: AtomicUsize,
@@ -102,11 +112,14 @@ impl Pool {
             return Err(KernelError::Threads { threads });
         }
         let shared = Arc::new(Shared {
-            gate: Padded(AtomicU64::new(0)),
+            posted: Padded(Posted {
+                gate: AtomicU64::new(0),
+                at: AtomicUsize::new(0),
+                job: UnsafeCell::new(None),
+            }),
             next: (0..threads).map(|_| Padded(AtomicUsize::new(0))).collect(),
             shelves: (0..threads).map(|_| Padded(Shelf::default())).collect(),
             workers: (1..threads).map(|_| OnceLock::new()).collect(),
-            job: UnsafeCell::new(None),
             panic: Mutex::new(None),
             stop: AtomicBool::new(false),
             sleepers: AtomicUsize::new(0),
@@ -211,12 +224,13 @@ impl Pool {
             next.0.store(shared.share(worker, tasks).start, Ordering::Relaxed);
         }
         // SAFETY: this thread holds the submit lock and the gate is closed and empty, so nobody else looks at the job.
-        let job = unsafe { (*shared.job.get()).insert(Job { task, tasks, stretch }) };
+        let job = unsafe { (*shared.posted.0.job.get()).insert(Job { task, tasks, stretch }) };
+        shared.posted.0.at.store(task.addr(), Ordering::Relaxed);
         shared.open();
         shared.drain(0, job);
         shared.close_and_wait();
         // SAFETY: as above, the gate is closed and empty again.
-        unsafe { *shared.job.get() = None };
+        unsafe { *shared.posted.0.job.get() = None };
         let panic = lock(&shared.panic).take();
         drop(places);
         if let Some(payload) = panic {
@@ -248,12 +262,16 @@ impl Shared {
         std::ptr::from_ref(self).addr()
     }
 
+    fn gate(&self) -> &AtomicU64 {
+        &self.posted.0.gate
+    }
+
     /// Admits workers to a new job and wakes those asleep.
     fn open(&self) {
-        let closed = self.gate.0.load(Ordering::Relaxed);
+        let closed = self.gate().load(Ordering::Relaxed);
         let number = (closed >> JOB_SHIFT).wrapping_add(1);
         // Sequentially consistent with the sleeper's count-then-look: either it sees this job or this thread sees it asleep.
-        self.gate.0.store((number << JOB_SHIFT) | OPEN, Ordering::SeqCst);
+        self.gate().store((number << JOB_SHIFT) | OPEN, Ordering::SeqCst);
         if self.sleepers.load(Ordering::SeqCst) > 0 {
             drop(lock(&self.sleep));
             self.wake.notify_all();
@@ -262,7 +280,7 @@ impl Shared {
 
     /// Turns away workers that have not joined and waits for those that have.
     fn close_and_wait(&self) {
-        let mut gate = self.gate.0.fetch_and(!OPEN, Ordering::AcqRel);
+        let mut gate = self.gate().fetch_and(!OPEN, Ordering::AcqRel);
         let mut spins = 0u32;
         while gate & INSIDE_MASK != 0 {
             spins = spins.saturating_add(1);
@@ -271,7 +289,7 @@ impl Shared {
             } else {
                 std::thread::yield_now();
             }
-            gate = self.gate.0.load(Ordering::Acquire);
+            gate = self.gate().load(Ordering::Acquire);
         }
     }
 
@@ -314,17 +332,22 @@ impl Shared {
         let mut turn = Instant::now();
         let mut spans = Spans::default();
         while !self.stop.load(Ordering::Relaxed) {
-            let gate = self.gate.0.load(Ordering::Acquire);
+            let gate = self.gate().load(Ordering::Acquire);
             let job = gate >> JOB_SHIFT;
             if gate & OPEN != 0 && job != last_job {
-                if self.gate.0.compare_exchange_weak(gate, gate + 1, Ordering::Acquire, Ordering::Relaxed).is_err() {
+                let task = self.posted.0.at.load(Ordering::Relaxed);
+                for line in 0..TASK_LINES {
+                    ask(std::ptr::without_provenance(task + line * 64));
+                }
+                ask_to_write(std::ptr::from_ref(&self.next[worker]).cast(), 1);
+                if self.gate().compare_exchange_weak(gate, gate + 1, Ordering::Acquire, Ordering::Relaxed).is_err() {
                     continue;
                 }
                 // SAFETY: this thread is inside the gate, so the caller does not write the job until it leaves.
-                if let Some(job) = unsafe { &*self.job.get() } {
+                if let Some(job) = unsafe { &*self.posted.0.job.get() } {
                     self.drain(worker, job);
                 }
-                self.gate.0.fetch_sub(1, Ordering::Release);
+                self.gate().fetch_sub(1, Ordering::Release);
                 // After a job that nobody left a note with, what is left of the last one still comes.
                 spans = self.shelves[worker].0.take().unwrap_or(spans);
                 last_job = job;
@@ -350,7 +373,7 @@ impl Shared {
         let mut guard = lock(&self.sleep);
         self.sleepers.fetch_add(1, Ordering::SeqCst);
         while !self.stop.load(Ordering::SeqCst) {
-            let gate = self.gate.0.load(Ordering::SeqCst);
+            let gate = self.gate().load(Ordering::SeqCst);
             if gate & OPEN != 0 && gate >> JOB_SHIFT != last_job {
                 break;
             }
