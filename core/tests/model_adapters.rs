@@ -100,6 +100,30 @@ fn a_single_row_does_not_depend_on_who_computes_its_changes() {
 }
 
 #[test]
+fn a_prompts_last_row_does_not_depend_on_whether_the_others_are_read() {
+    let tokens: Vec<u32> = (1..40).map(|i| i % 7 + 1).collect();
+    for tiny in Tiny::both() {
+        let model = tiny.open().unwrap();
+        let name = |i: usize, linear: &str| format!("model.layers.{i}.{linear}");
+        let every = (0..LAYERS).flat_map(|i| LINEARS.map(|(linear, shape)| module(&name(i, linear), shape)));
+        let bound = bind(&model, every.collect()).unwrap();
+        for batch in [3, 16, 64] {
+            let options = SessionOptions { batch: Some(batch), ..SessionOptions::default() };
+            let mut session = Session::new(model.clone(), &options).unwrap();
+            let list = vec![(bound.clone(), 1.0)];
+            session.set_adapters(ActiveAdapters::new(list).unwrap(), SwapPolicy::Recompute).unwrap();
+            session.set_tokens(&tokens);
+            let alone = session.logits(&CancelHandle::default()).unwrap().to_vec();
+            let mut last = Vec::new();
+            session.logits_all(&mut |_, logits| last = logits.to_vec()).unwrap();
+            // One row's transforms and blocks of rows' round differently.
+            let close = alone.iter().zip(&last).all(|(a, b)| (a - b).abs() < 1e-3 * (1.0 + b.abs()));
+            assert!(close, "batches of {batch}: {alone:?} for {last:?}");
+        }
+    }
+}
+
+#[test]
 fn linears_whose_changes_have_the_same_entries_get_what_each_gets_alone() {
     for tiny in Tiny::both() {
         let model = tiny.open_with(&ModelOptions { threads: Some(2), ..ModelOptions::default() }).unwrap();

@@ -129,7 +129,12 @@ impl Decoder {
             let last = (i + 1) * batch >= tokens.len();
             pass.gguf.check_unchanged()?;
             pass.kv.begin(part.len());
-            self.layers_forward(pass, part)?;
+            let rows = match &wanted {
+                Wanted::All(_) => 0..part.len(),
+                Wanted::Last if last => part.len() - 1..part.len(),
+                Wanted::Last | Wanted::Nothing => part.len()..part.len(),
+            };
+            self.layers_forward(pass, part, rows)?;
             match &mut wanted {
                 Wanted::Nothing => {}
                 Wanted::Last if last => self.head_forward(pass, part.len() - 1..part.len())?,
@@ -149,8 +154,9 @@ impl Decoder {
         Ok(())
     }
 
-    /// Embeds one batch and runs it through every layer; the residual, and what the last layer adds to it, are left in the scratch.
-    fn layers_forward(&self, pass: &mut Pass<'_>, tokens: &[u32]) -> Result<(), ModelError> {
+    /// Embeds one batch and runs it through every layer; the residual of the rows that are `wanted`, and what the last layer adds to it, are
+    /// left in the scratch. Of the others the last layer has only keys and values: nobody reads more.
+    fn layers_forward(&self, pass: &mut Pass<'_>, tokens: &[u32], wanted: Range<usize>) -> Result<(), ModelError> {
         let start = pass.kv.len();
         let rows = tokens.len();
         let table = self.embedding.matrix(pass.gguf)?;
@@ -174,20 +180,22 @@ impl Decoder {
             at += rows * len;
         }
         for (i, layer) in self.layers.iter().enumerate() {
-            self.attention_forward(pass, i, layer, start, rows)?;
-            self.mlp_forward(pass, i, layer, rows)?;
+            let read = if i + 1 == self.layers.len() { wanted.clone() } else { 0..rows };
+            self.attention_forward(pass, i, layer, (start, rows), read.clone())?;
+            self.mlp_forward(pass, i, layer, read)?;
         }
         Ok(())
     }
 
-    /// Attention of one layer over the batch; what is to be added to the residual is left in the scratch.
+    /// Attention of one layer of a batch of so many rows from position `start` on: keys and values of all, and of the rows that are `read` what is to
+    /// be added to the residual, left in the scratch.
     fn attention_forward(
         &self,
         pass: &mut Pass<'_>,
         index: usize,
         layer: &Layer,
-        start: usize,
-        rows: usize,
+        (start, rows): (usize, usize),
+        read: Range<usize>,
     ) -> Result<(), ModelError> {
         let Pass { gguf, compute, adapters, kv, scratch } = pass;
         let attention = &layer.attention;
@@ -198,14 +206,14 @@ impl Decoder {
         let x = &mut x[..rows * self.hidden];
         let normed = &mut normed[..rows * self.hidden];
         let out = &mut out[..rows * self.hidden];
-        let (q, k, v) = (&mut q[..rows * q_len], &mut k[..rows * kv_len], &mut v[..rows * kv_len]);
+        let q = &mut q[..read.len() * q_len];
+        let (k, v) = (&mut k[..rows * kv_len], &mut v[..rows * kv_len]);
 
         if rows == 1 {
             kv.layers[index].expect(start);
         }
         let o = Following::of(index, layer.group([LinearKind::O]));
         let project = Projection { gguf, compute, adapters, layer: index, next: &o };
-        let group = layer.group(Q_K_V);
         let before = index.checked_sub(1).and_then(|before| self.layers.get(before));
         let residual = Residual {
             gguf,
@@ -214,31 +222,48 @@ impl Decoder {
             norm: &layer.attention_norm,
         };
         let fill = |row, [normed, x]: [&mut [f32]; 2]| residual.add(row, normed, x);
-        project.run(activations, changes, group, [normed, x], fill, [&mut *q, &mut *k, &mut *v])?;
+        if read.len() == rows {
+            project.run(activations, changes, layer.group(Q_K_V), [normed, x], fill, [&mut *q, &mut *k, &mut *v])?;
+        } else {
+            project.run(activations, changes, layer.group(K_V), [&mut *normed, x], fill, [&mut *k, &mut *v])?;
+            let normed = &mut normed[read.start * self.hidden..read.end * self.hidden];
+            project.run(activations, changes, layer.group([LinearKind::Q]), [normed], |_, _| {}, [&mut *q])?;
+        }
 
         let rope = &self.ropes[attention.rope];
         let first_table = self.ropes[..attention.rope].iter().map(|r| 2 * r.angles() * rows).sum::<usize>();
-        let rope = Some((rope, &angles[first_table..][..2 * rope.angles() * rows]));
-        let turn = |norm: &'_ Option<RmsNorm>| Turn { norm: norm.as_ref().map(|n| (n.weight.get(gguf), n.eps)), rope };
+        let table = |row: usize| first_table + 2 * rope.angles() * row;
+        let turn = |norm: &'_ Option<RmsNorm>, rows: Range<usize>| Turn {
+            norm: norm.as_ref().map(|n| (n.weight.get(gguf), n.eps)),
+            rope: Some((rope, &angles[table(rows.start)..table(rows.end)])),
+        };
         let kv_layer = &mut kv.layers[index];
-        heads.store(compute.pool(), kv_layer, start, k, v, turn(&attention.k_norm), workers);
-        let mixed = &mut mixed[..rows * q_len];
-        heads.attend(compute.pool(), kv_layer, start, q, turn(&attention.q_norm), mixed, workers);
+        heads.store(compute.pool(), kv_layer, start, k, v, turn(&attention.k_norm, 0..rows), workers);
+        let mixed = &mut mixed[..read.len() * q_len];
+        let turn = turn(&attention.q_norm, read.clone());
+        heads.attend(compute.pool(), kv_layer, start + read.start, q, turn, mixed, workers);
 
         let gate_and_up = Following::of(index, layer.group(GATE_AND_UP));
         let project = Projection { next: &gate_and_up, ..project };
+        let out = &mut out[read.start * self.hidden..read.end * self.hidden];
         project.run(activations, changes, layer.group([LinearKind::O]), [mixed], |_, _| {}, [out])
     }
 
-    /// The feed-forward block of one layer, likewise.
-    fn mlp_forward(&self, pass: &mut Pass<'_>, index: usize, layer: &Layer, rows: usize) -> Result<(), ModelError> {
+    /// The feed-forward block of one layer, of some rows of the batch, likewise.
+    fn mlp_forward(
+        &self,
+        pass: &mut Pass<'_>,
+        index: usize,
+        layer: &Layer,
+        rows: Range<usize>,
+    ) -> Result<(), ModelError> {
         let Pass { gguf, compute, adapters, scratch, .. } = pass;
         let mlp = &layer.mlp;
         let Scratch { x, normed, gate, up, out, activations, changes, .. } = &mut **scratch;
-        let x = &mut x[..rows * self.hidden];
-        let normed = &mut normed[..rows * self.hidden];
-        let out = &mut out[..rows * self.hidden];
-        let (gate, up) = (&mut gate[..rows * self.inner], &mut up[..rows * self.inner]);
+        let span = rows.start * self.hidden..rows.end * self.hidden;
+        let (x, out) = (&mut x[span.clone()], &mut out[span]);
+        let normed = &mut normed[..rows.len() * self.hidden];
+        let (gate, up) = (&mut gate[..rows.len() * self.inner], &mut up[..rows.len() * self.inner]);
 
         let down = Following::of(index, layer.group([LinearKind::Down]));
         let project = Projection { gguf, compute, adapters, layer: index, next: &down };
@@ -317,6 +342,8 @@ impl Residual<'_> {
 
 /// The linears that read the rows of attention.
 pub(super) const Q_K_V: [LinearKind; MOST_TOGETHER] = [LinearKind::Q, LinearKind::K, LinearKind::V];
+/// Those of them that all rows need.
+const K_V: [LinearKind; 2] = [LinearKind::K, LinearKind::V];
 /// Those that read the rows of the feed-forward block.
 pub(super) const GATE_AND_UP: [LinearKind; 2] = [LinearKind::Gate, LinearKind::Up];
 /// Linears of a group, at most.
@@ -361,6 +388,9 @@ impl Projection<'_> {
     ) -> Result<(), ModelError> {
         let Self { gguf, compute, adapters, layer, .. } = *self;
         let rows = buffers[0].len() / group[0].1.shape().1;
+        if rows == 0 {
+            return Ok(());
+        }
         let types = group.map(|(_, linear)| linear.ty());
         let changes = Changes::of(adapters, layer, group);
         let x = buffers.each_mut().map(|buffer| &mut **buffer);
