@@ -65,6 +65,16 @@ impl Span {
         Self { address: bytes.as_ptr().addr(), len: bytes.len() }
     }
 
+    /// `len` bytes from `start` on, which need not be there.
+    pub fn at(start: *const u8, len: usize) -> Self {
+        Self { address: start.addr(), len }
+    }
+
+    /// Asks for all of it.
+    pub fn ask_all(self) {
+        self.ask(usize::MAX / LINE);
+    }
+
     /// The first `len` bytes of it, or all.
     pub fn first(self, len: usize) -> Self {
         Self { len: self.len.min(len), ..self }
@@ -112,15 +122,15 @@ pub struct Ahead {
 impl Ahead {
     const SPANS: usize = 6;
 
-    /// Adds `bytes` to it; nothing if there are too many already.
-    pub fn add(&mut self, bytes: &[u8]) {
+    /// Adds a span to it; nothing if there are too many already.
+    pub fn add(&mut self, span: Span) {
         if self.next == self.end {
             (self.next, self.end) = (0, 0);
         }
         if let Some(free) = self.spans.get_mut(self.end)
-            && !bytes.is_empty()
+            && span.len > 0
         {
-            let Span { address, len } = Span::of(bytes);
+            let Span { address, len } = span;
             let skipped = address % LINE;
             *free = Span { address: address - skipped, len: len + skipped };
             self.end += 1;
@@ -227,9 +237,9 @@ mod tests {
         let mut ahead = Ahead::default();
         for _ in 0..3 {
             ahead.ask(3);
-            ahead.add(&bytes[..0]);
-            ahead.add(&bytes[1..]);
-            ahead.add(&bytes[..1]);
+            ahead.add(Span::of(&bytes[..0]));
+            ahead.add(Span::of(&bytes[1..]));
+            ahead.add(Span::of(&bytes[..1]));
             let lines = line(999) - line(1) + 2;
             for asked in 0..lines {
                 assert_eq!(left(&ahead), lines - asked);
@@ -238,10 +248,10 @@ mod tests {
             assert_eq!(left(&ahead), 0);
         }
         // More than there is room for is left out.
-        (0..10).for_each(|_| ahead.add(&bytes));
+        (0..10).for_each(|_| ahead.add(Span::of(&bytes)));
         assert_eq!(left(&ahead), Ahead::SPANS * (line(999) - line(0) + 1));
         let mut ahead = Ahead::before([Span::of(&bytes), Span::of(&bytes).first(100)]);
-        ahead.add(&bytes);
+        ahead.add(Span::of(&bytes));
         ahead.ask(left(&ahead));
         assert_eq!((left(&ahead), ahead.streams[0].len(), ahead.streams[1].len()), (0, 1000, 100));
         ahead.ask(3);

@@ -13,6 +13,8 @@ pub(super) const TARGETS: usize = 32;
 const LINES: usize = 4;
 /// Lines asked for at most: a CPU has room for few more.
 const MOST_LINES: usize = 16;
+/// Bins for each without entries up to which all are written.
+const SPARSE: usize = 6;
 
 impl<B: Index> Runs<'_, B> {
     /// `z[target] = scale · Σ factor · x[source]`, or that added to the sum that `z` holds; what is `ahead` is asked for meanwhile.
@@ -33,11 +35,12 @@ impl<B: Index> Runs<'_, B> {
                 }
             };
         }
+        let all = self.targets.len() == z.len();
         for run in self {
             ahead.ask(run.targets.len() / TARGETS * run.lines());
             match held {
-                Held::Nothing => run.sums_from::<false>(0, stored, scale, x, z),
-                Held::Sum => run.sums_from::<true>(0, stored, scale, x, z),
+                Held::Nothing => run.sums_of::<false>(stored, scale, x, z, all),
+                Held::Sum => run.sums_of::<true>(stored, scale, x, z, all),
             }
         }
     }
@@ -49,28 +52,31 @@ impl<B: Index> RunOf<'_, B> {
         (LINES * self.entries).min(MOST_LINES)
     }
 
-    /// From the target `first` on, one at a time. `ADD`: to what `z` holds.
+    /// One target at a time. `ADD`: to what `z` holds; `all` as for [`empty`](Self::empty).
     #[inline(always)]
-    fn sums_from<const ADD: bool>(
+    fn sums_of<const ADD: bool>(
         &self,
-        first: usize,
         stored: &[f32],
         scale: f32,
         x: &[Complex32],
         z: &mut [Complex32],
+        all: bool,
     ) {
         // Where their number is known, there is no loop over a target's entries.
         match self.entries {
-            0 => self.empty::<ADD>(z),
-            entries => with_entries!(entries, |E| self.ones::<E, ADD>(first, stored, scale, x, z)),
+            0 => self.empty::<ADD>(z, all),
+            entries => with_entries!(entries, |E| self.ones::<E, ADD>(0, stored, scale, x, z)),
         }
     }
 
-    /// Targets without entries.
+    /// Targets without entries, of which there is one run at most and before all others. `all`: each bin of `z` is a target.
     #[inline(always)]
-    pub(super) fn empty<const ADD: bool>(&self, z: &mut [Complex32]) {
-        if !ADD {
-            self.targets.iter().for_each(|target| z[target.at()] = Complex32::default());
+    pub(super) fn empty<const ADD: bool>(&self, z: &mut [Complex32], all: bool) {
+        match ADD {
+            true => {}
+            // Many bins are written faster one after the other than few of them here and there.
+            false if all && SPARSE * self.targets.len() > z.len() => z.fill(Complex32::default()),
+            false => self.targets.iter().for_each(|target| z[target.at()] = Complex32::default()),
         }
     }
 
@@ -115,10 +121,11 @@ mod wide {
         z: &mut [Complex32],
         ahead: &mut Ahead,
     ) {
+        let all = runs.targets.len() == z.len();
         for run in runs {
             assert!(run.stored.end <= stored.len(), "factors of a spectrum");
             if run.entries == 0 {
-                run.empty::<ADD>(z);
+                run.empty::<ADD>(z, all);
                 continue;
             }
             // SAFETY: the caller's promise, and the factors are there.
@@ -247,8 +254,8 @@ mod tests {
             let mut z = before.clone();
             for run in runs() {
                 match held {
-                    Held::Nothing => run.sums_from::<false>(0, &stored, 0.75, &x, &mut z),
-                    Held::Sum => run.sums_from::<true>(0, &stored, 0.75, &x, &mut z),
+                    Held::Nothing => run.sums_of::<false>(&stored, 0.75, &x, &mut z, false),
+                    Held::Sum => run.sums_of::<true>(&stored, 0.75, &x, &mut z, false),
                 }
             }
             close(&z, "one by one");
@@ -263,6 +270,9 @@ mod tests {
             }
         }
         compare(&[(9, 0), (40, 1), (20, 2), (7, 3), (3, 9)]);
+        // All bins are targets, of which few and many have no entries.
+        compare(&[(9, 0), (50, 1), (38, 2)]);
+        compare(&[(40, 0), (50, 1), (7, 3)]);
     }
 
     #[test]

@@ -60,11 +60,12 @@ mod wide {
         [z1, z2]: [&mut [Complex32]; 2],
         ahead: &mut Ahead,
     ) {
+        let all = [&*z1, &*z2].map(|z| runs.targets.len() == z.len());
         for run in runs {
             assert!(stored.iter().all(|stored| run.stored.end <= stored.len()), "factors of a spectrum");
             if run.entries == 0 {
-                run.empty::<ADD>(z1);
-                run.empty::<ADD>(z2);
+                run.empty::<ADD>(z1, all[0]);
+                run.empty::<ADD>(z2, all[1]);
                 continue;
             }
             // SAFETY: the caller's promise, and the factors are there.
