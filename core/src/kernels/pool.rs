@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use super::affinity::Thread;
 use super::places::Places;
-use super::prefetch::{Shelf, Spans, ask, ask_some, ask_to_write};
+use super::prefetch::{Shelf, Span, Spans, ask_some, ask_to_write};
 use super::{Cores, KernelError};
 
 /// Polls of the gate before a worker without work goes to sleep; tens of microseconds, about the time between
@@ -27,8 +27,8 @@ const SPINS_BEFORE_SLEEP: u32 = 2_000;
 /// How long a worker computes before it offers its core to other programs. Below the slices that schedulers give (3 to 4 ms on Linux), so
 /// that a worker with a neighbour leaves at the end of a job and not in the middle of one; without one it costs a system call.
 const TURN: Duration = Duration::from_millis(2);
-/// Cache lines that are asked for from a task on: what it refers to lies beside it on the caller's stack.
-const TASK_LINES: usize = 8;
+/// Bytes that are asked for from a task on: what it refers to lies beside it on the caller's stack.
+const TASK_BYTES: usize = 512;
 /// Polls for the last worker to finish before the caller offers its core to it.
 const SPINS_BEFORE_YIELD: u32 = 1_000;
 
@@ -112,11 +112,7 @@ impl Pool {
             return Err(KernelError::Threads { threads });
         }
         let shared = Arc::new(Shared {
-            posted: Padded(Posted {
-                gate: AtomicU64::new(0),
-                at: AtomicUsize::new(0),
-                job: UnsafeCell::new(None),
-            }),
+            posted: Padded(Posted { gate: AtomicU64::new(0), at: AtomicUsize::new(0), job: UnsafeCell::new(None) }),
             next: (0..threads).map(|_| Padded(AtomicUsize::new(0))).collect(),
             shelves: (0..threads).map(|_| Padded(Shelf::default())).collect(),
             workers: (1..threads).map(|_| OnceLock::new()).collect(),
@@ -335,10 +331,8 @@ impl Shared {
             let gate = self.gate().load(Ordering::Acquire);
             let job = gate >> JOB_SHIFT;
             if gate & OPEN != 0 && job != last_job {
-                let task = self.posted.0.at.load(Ordering::Relaxed);
-                for line in 0..TASK_LINES {
-                    ask(std::ptr::without_provenance(task + line * 64));
-                }
+                let task = std::ptr::without_provenance(self.posted.0.at.load(Ordering::Relaxed));
+                Span::at(task, TASK_BYTES).ask_all();
                 ask_to_write(std::ptr::from_ref(&self.next[worker]).cast(), 1);
                 if self.gate().compare_exchange_weak(gate, gate + 1, Ordering::Acquire, Ordering::Relaxed).is_err() {
                     continue;

@@ -55,7 +55,7 @@ fn candidates(adapter: &Adapter, layers: usize) -> Vec<String> {
 /// What is to be known of a linear's delta before it is applied. All of a layer stand together: the deltas themselves lie here and there in
 /// memory, and no cache has them any more when the next token comes.
 #[derive(Clone, Default)]
-struct Place {
+struct Bound {
     delta: Option<Arc<dyn Delta>>,
     /// [`Delta::stream`].
     stream: Span,
@@ -63,9 +63,9 @@ struct Place {
     row_bytes: usize,
 }
 
-type Places = [Place; LinearKind::ALL.len()];
+type BoundLayer = [Bound; LinearKind::ALL.len()];
 
-impl Place {
+impl Bound {
     fn of(delta: &Arc<dyn Delta>) -> Self {
         Self { delta: Some(Arc::clone(delta)), stream: Span::of(delta.stream()), row_bytes: delta.row_bytes() }
     }
@@ -78,7 +78,7 @@ pub struct BoundAdapter {
     /// The model's file: an adapter that is kept does not keep the model.
     base: Weak<Gguf>,
     /// Per layer, by `LinearKind`.
-    layers: Vec<Places>,
+    layers: Vec<BoundLayer>,
     /// Where each delta's parameters begin among all of them, likewise.
     offsets: Vec<[usize; LinearKind::ALL.len()]>,
     modules: usize,
@@ -103,7 +103,7 @@ impl BoundAdapter {
         if adapter.base().is_some() {
             adapter.check_base(base.fingerprint())?;
         }
-        let mut layers = vec![Places::default(); decoder.layers.len()];
+        let mut layers = vec![BoundLayer::default(); decoder.layers.len()];
         let mut offsets = vec![[0; LinearKind::ALL.len()]; decoder.layers.len()];
         let (mut matched, mut total, mut missing, mut parameters) = (0, 0, Vec::new(), 0);
         for (module, delta) in adapter.modules() {
@@ -120,7 +120,7 @@ impl BoundAdapter {
             matched += 1;
             offsets[layer][kind as usize] = parameters;
             parameters += delta.parameters();
-            let before = std::mem::replace(&mut layers[layer][kind as usize], Place::of(delta));
+            let before = std::mem::replace(&mut layers[layer][kind as usize], Bound::of(delta));
             if before.delta.is_some() {
                 // The same linear by the names of two wrappers: neither change may silently win.
                 return Err(AdapterError::Duplicate { module: module.to_owned() }.into());
@@ -183,11 +183,11 @@ impl BoundAdapter {
             return Err(ModelError::Parameters { adapter, expected, found });
         }
         let adapter = Arc::new(self.adapter.with_parameters(parameters));
-        let mut layers = vec![Places::default(); self.layers.len()];
+        let mut layers = vec![BoundLayer::default(); self.layers.len()];
         for (module, delta) in adapter.modules() {
             // Every name was understood when the adapter was bound.
             if let Some((layer, kind)) = parse_module(module) {
-                layers[layer][kind as usize] = Place::of(delta);
+                layers[layer][kind as usize] = Bound::of(delta);
             }
         }
         let (name, base, offsets) = (self.name.clone(), self.base.clone(), self.offsets.clone());
@@ -214,12 +214,12 @@ impl BoundAdapter {
 
     /// [`Delta::stream`] of the delta on a linear; nothing if the adapter does not target it.
     pub(super) fn stream(&self, layer: usize, kind: LinearKind) -> Span {
-        self.layers.get(layer).map_or_else(Span::default, |places| places[kind as usize].stream)
+        self.layers.get(layer).map_or_else(Span::default, |layer| layer[kind as usize].stream)
     }
 
     /// [`Delta::row_bytes`], likewise.
     pub(super) fn row_bytes(&self, layer: usize, kind: LinearKind) -> usize {
-        self.layers.get(layer).map_or(0, |places| places[kind as usize].row_bytes)
+        self.layers.get(layer).map_or(0, |layer| layer[kind as usize].row_bytes)
     }
 
     /// Asks for the delta on a linear, which soon will be applied.

@@ -171,9 +171,7 @@ fn streams(
     adapters: &ActiveAdapters,
     linears: impl Iterator<Item = (usize, LinearKind)>,
 ) -> impl Iterator<Item = (usize, Span)> {
-    let of = |(i, (layer, kind))| {
-        adapters.list().iter().map(move |(bound, _)| (i, bound.stream(layer, kind)))
-    };
+    let of = |(i, (layer, kind))| adapters.list().iter().map(move |(bound, _)| (i, bound.stream(layer, kind)));
     linears.enumerate().flat_map(of).filter(|(_, stream)| stream.len() > 0)
 }
 

@@ -54,14 +54,7 @@ impl<B: Index> RunOf<'_, B> {
 
     /// One target at a time. `ADD`: to what `z` holds; `all` as for [`empty`](Self::empty).
     #[inline(always)]
-    fn sums_of<const ADD: bool>(
-        &self,
-        stored: &[f32],
-        scale: f32,
-        x: &[Complex32],
-        z: &mut [Complex32],
-        all: bool,
-    ) {
+    fn sums_of<const ADD: bool>(&self, stored: &[f32], scale: f32, x: &[Complex32], z: &mut [Complex32], all: bool) {
         // Where their number is known, there is no loop over a target's entries.
         match self.entries {
             0 => self.empty::<ADD>(z, all),
