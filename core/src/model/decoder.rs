@@ -134,11 +134,8 @@ impl Decoder {
                 Wanted::Last if last => part.len() - 1..part.len(),
                 Wanted::Last | Wanted::Nothing => part.len()..part.len(),
             };
-            self.layers_forward(pass, part, rows)?;
+            self.layers_forward(pass, part, rows.clone())?;
             match &mut wanted {
-                Wanted::Nothing => {}
-                Wanted::Last if last => self.head_forward(pass, part.len() - 1..part.len())?,
-                Wanted::Last => {}
                 Wanted::All(each) => {
                     for first in (0..part.len()).step_by(HEAD_ROWS) {
                         let rows = first..part.len().min(first + HEAD_ROWS);
@@ -148,6 +145,8 @@ impl Decoder {
                         }
                     }
                 }
+                _ if rows.is_empty() => {}
+                _ => self.head_forward(pass, rows)?,
             }
             pass.kv.commit(part.len());
         }
