@@ -81,10 +81,10 @@ impl DeltaScratch {
         self.upstream.len = 0;
     }
 
-    /// Says what the next changes read, and what two streams are read after them: transforms and entries ask for it meanwhile.
-    pub(crate) fn expect(&mut self, spans: impl IntoIterator<Item = Span>, then: [Span; 2]) {
+    /// Says that the next changes read `bytes`, and what two streams are read after them: transforms and entries ask for it meanwhile.
+    pub(crate) fn expect<'a>(&mut self, bytes: impl IntoIterator<Item = &'a [u8]>, then: [Span; 2]) {
         self.ahead = Ahead::before(then);
-        spans.into_iter().for_each(|span| self.ahead.add(span));
+        bytes.into_iter().for_each(|bytes| self.ahead.add(bytes));
     }
 
     /// Starts an empty output.

@@ -122,15 +122,15 @@ pub struct Ahead {
 impl Ahead {
     const SPANS: usize = 6;
 
-    /// Adds a span to it; nothing if there are too many already.
-    pub fn add(&mut self, span: Span) {
+    /// Adds `bytes` to it; nothing if there are too many already.
+    pub fn add(&mut self, bytes: &[u8]) {
         if self.next == self.end {
             (self.next, self.end) = (0, 0);
         }
         if let Some(free) = self.spans.get_mut(self.end)
-            && span.len > 0
+            && !bytes.is_empty()
         {
-            let Span { address, len } = span;
+            let Span { address, len } = Span::of(bytes);
             let skipped = address % LINE;
             *free = Span { address: address - skipped, len: len + skipped };
             self.end += 1;
@@ -237,9 +237,9 @@ mod tests {
         let mut ahead = Ahead::default();
         for _ in 0..3 {
             ahead.ask(3);
-            ahead.add(Span::of(&bytes[..0]));
-            ahead.add(Span::of(&bytes[1..]));
-            ahead.add(Span::of(&bytes[..1]));
+            ahead.add(&bytes[..0]);
+            ahead.add(&bytes[1..]);
+            ahead.add(&bytes[..1]);
             let lines = line(999) - line(1) + 2;
             for asked in 0..lines {
                 assert_eq!(left(&ahead), lines - asked);
@@ -248,10 +248,10 @@ mod tests {
             assert_eq!(left(&ahead), 0);
         }
         // More than there is room for is left out.
-        (0..10).for_each(|_| ahead.add(Span::of(&bytes)));
+        (0..10).for_each(|_| ahead.add(&bytes));
         assert_eq!(left(&ahead), Ahead::SPANS * (line(999) - line(0) + 1));
         let mut ahead = Ahead::before([Span::of(&bytes), Span::of(&bytes).first(100)]);
-        ahead.add(Span::of(&bytes));
+        ahead.add(&bytes);
         ahead.ask(left(&ahead));
         assert_eq!((left(&ahead), ahead.streams[0].len(), ahead.streams[1].len()), (0, 1000, 100));
         ahead.ask(3);

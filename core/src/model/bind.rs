@@ -5,7 +5,6 @@ use std::sync::{Arc, Weak};
 
 use crate::adapter::{Adapter, AdapterError, Delta};
 use crate::gguf::Gguf;
-use crate::kernels::Span;
 
 use super::weights::LinearKind;
 use super::{Decoder, ModelError};
@@ -52,25 +51,6 @@ fn candidates(adapter: &Adapter, layers: usize) -> Vec<String> {
     names
 }
 
-/// What is to be known of a linear's delta before it is applied. All of a layer stand together: the deltas themselves lie here and there in
-/// memory, and no cache has them any more when the next token comes.
-#[derive(Clone, Default)]
-struct Bound {
-    delta: Option<Arc<dyn Delta>>,
-    /// [`Delta::stream`].
-    stream: Span,
-    /// [`Delta::row_bytes`].
-    row_bytes: usize,
-}
-
-type BoundLayer = [Bound; LinearKind::ALL.len()];
-
-impl Bound {
-    fn of(delta: &Arc<dyn Delta>) -> Self {
-        Self { delta: Some(Arc::clone(delta)), stream: Span::of(delta.stream()), row_bytes: delta.row_bytes() }
-    }
-}
-
 /// An adapter and where each of its deltas goes in one model. Immutable; a running generation keeps its `Arc`.
 pub struct BoundAdapter {
     adapter: Arc<Adapter>,
@@ -78,7 +58,7 @@ pub struct BoundAdapter {
     /// The model's file: an adapter that is kept does not keep the model.
     base: Weak<Gguf>,
     /// Per layer, by `LinearKind`.
-    layers: Vec<BoundLayer>,
+    layers: Vec<[Option<Arc<dyn Delta>>; LinearKind::ALL.len()]>,
     /// Where each delta's parameters begin among all of them, likewise.
     offsets: Vec<[usize; LinearKind::ALL.len()]>,
     modules: usize,
@@ -103,7 +83,7 @@ impl BoundAdapter {
         if adapter.base().is_some() {
             adapter.check_base(base.fingerprint())?;
         }
-        let mut layers = vec![BoundLayer::default(); decoder.layers.len()];
+        let mut layers = vec![[const { None }; LinearKind::ALL.len()]; decoder.layers.len()];
         let mut offsets = vec![[0; LinearKind::ALL.len()]; decoder.layers.len()];
         let (mut matched, mut total, mut missing, mut parameters) = (0, 0, Vec::new(), 0);
         for (module, delta) in adapter.modules() {
@@ -120,8 +100,7 @@ impl BoundAdapter {
             matched += 1;
             offsets[layer][kind as usize] = parameters;
             parameters += delta.parameters();
-            let before = std::mem::replace(&mut layers[layer][kind as usize], Bound::of(delta));
-            if before.delta.is_some() {
+            if layers[layer][kind as usize].replace(delta.clone()).is_some() {
                 // The same linear by the names of two wrappers: neither change may silently win.
                 return Err(AdapterError::Duplicate { module: module.to_owned() }.into());
             }
@@ -183,11 +162,11 @@ impl BoundAdapter {
             return Err(ModelError::Parameters { adapter, expected, found });
         }
         let adapter = Arc::new(self.adapter.with_parameters(parameters));
-        let mut layers = vec![BoundLayer::default(); self.layers.len()];
+        let mut layers = vec![[const { None }; LinearKind::ALL.len()]; self.layers.len()];
         for (module, delta) in adapter.modules() {
             // Every name was understood when the adapter was bound.
             if let Some((layer, kind)) = parse_module(module) {
-                layers[layer][kind as usize] = Bound::of(delta);
+                layers[layer][kind as usize] = Some(Arc::clone(delta));
             }
         }
         let (name, base, offsets) = (self.name.clone(), self.base.clone(), self.offsets.clone());
@@ -209,24 +188,7 @@ impl BoundAdapter {
 
     /// The delta on a linear, if the adapter targets it.
     pub fn delta(&self, layer: usize, kind: LinearKind) -> Option<&Arc<dyn Delta>> {
-        self.layers.get(layer)?[kind as usize].delta.as_ref()
-    }
-
-    /// [`Delta::stream`] of the delta on a linear; nothing if the adapter does not target it.
-    pub(super) fn stream(&self, layer: usize, kind: LinearKind) -> Span {
-        self.layers.get(layer).map_or_else(Span::default, |layer| layer[kind as usize].stream)
-    }
-
-    /// [`Delta::row_bytes`], likewise.
-    pub(super) fn row_bytes(&self, layer: usize, kind: LinearKind) -> usize {
-        self.layers.get(layer).map_or(0, |layer| layer[kind as usize].row_bytes)
-    }
-
-    /// Asks for the delta on a linear, which soon will be applied.
-    pub(super) fn expect(&self, layer: usize, kind: LinearKind) {
-        if let Some(delta) = self.delta(layer, kind) {
-            Span::at(Arc::as_ptr(delta).cast(), size_of_val(&**delta)).ask_all();
-        }
+        self.layers.get(layer)?[kind as usize].as_ref()
     }
 }
 

@@ -94,11 +94,12 @@ impl<'a, const N: usize> Changes<'a, N> {
 
     /// What all changes to one row cost, in bytes of weights that are multiplied meanwhile.
     pub fn row_bytes(&self) -> usize {
-        let of = |bound: &BoundAdapter| self.group.map(|(kind, _)| bound.row_bytes(self.layer, kind));
-        let entries = self.adapters.list().iter().flat_map(|(bound, _)| of(bound)).sum::<usize>();
+        let deltas = self.group.iter().flat_map(|&(kind, _)| {
+            self.adapters.list().iter().filter_map(move |(bound, _)| bound.delta(self.layer, kind))
+        });
         let touched = self.group.iter().zip(self.touched).filter(|(_, touched)| *touched);
         let values = self.group[0].1.shape().1 + touched.map(|((_, linear), _)| linear.shape().0).sum::<usize>();
-        entries + BYTES_A_VALUE * values
+        deltas.map(|delta| delta.row_bytes()).sum::<usize>() + BYTES_A_VALUE * values
     }
 
     /// One of `tasks` tasks that together write Σ weight · ΔW x of a single row to those of `outs` that there is a change to, asking for
@@ -118,7 +119,7 @@ impl<'a, const N: usize> Changes<'a, N> {
             self.touched[*i] && self.touched[..*i].iter().filter(|touched| **touched).count() % tasks == task
         };
         let rest = streams(self.adapters, self.group.iter().map(|(kind, _)| (self.layer, *kind))).skip(STREAMS);
-        scratch.expect(rest.filter(|(i, _)| own(i)).map(|(_, stream)| stream), then);
+        scratch.expect(rest.filter(|(i, _)| own(i)).map(|(_, bytes)| bytes), then);
         // Each task has linears of its own.
         let out = |i: usize| outs[i].lock().unwrap_or_else(PoisonError::into_inner);
         let order = |i: usize| self.group[i].1.row_order.as_deref();
@@ -166,23 +167,23 @@ impl<'a, const N: usize> Changes<'a, N> {
     }
 }
 
-/// What applying the changes to some linears reads, and of which of them, in order.
+/// What applying the changes to some linears of a layer reads, and of which of them, in order.
 fn streams(
     adapters: &ActiveAdapters,
     linears: impl Iterator<Item = (usize, LinearKind)>,
-) -> impl Iterator<Item = (usize, Span)> {
-    let of = |(i, (layer, kind))| adapters.list().iter().map(move |(bound, _)| (i, bound.stream(layer, kind)));
-    linears.enumerate().flat_map(of).filter(|(_, stream)| stream.len() > 0)
+) -> impl Iterator<Item = (usize, &[u8])> {
+    let of = |(i, (layer, kind))| {
+        let deltas = adapters.list().iter().filter_map(move |(bound, _)| bound.delta(layer, kind));
+        deltas.map(move |delta| (i, delta.stream()))
+    };
+    linears.enumerate().flat_map(of).filter(|(_, bytes)| !bytes.is_empty())
 }
 
-/// The first of it, which the products before ask for; the changes themselves are asked for at once.
+/// The first of it, which the products before ask for.
 pub(super) fn first_read(
     adapters: &ActiveAdapters,
-    linears: impl Iterator<Item = (usize, LinearKind)> + Clone,
+    linears: impl Iterator<Item = (usize, LinearKind)>,
 ) -> [Span; STREAMS] {
-    for (layer, kind) in linears.clone() {
-        adapters.list().iter().for_each(|(bound, _)| bound.expect(layer, kind));
-    }
-    let mut first = streams(adapters, linears).map(|(_, stream)| stream);
+    let mut first = streams(adapters, linears).map(|(_, bytes)| Span::of(bytes));
     std::array::from_fn(|_| first.next().unwrap_or_default())
 }

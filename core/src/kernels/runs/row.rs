@@ -65,11 +65,14 @@ impl<B: Index> RunOf<'_, B> {
     /// Targets without entries, of which there is one run at most and before all others. `all`: each bin of `z` is a target.
     #[inline(always)]
     pub(super) fn empty<const ADD: bool>(&self, z: &mut [Complex32], all: bool) {
-        match ADD {
-            true => {}
+        if ADD {
+            return;
+        }
+        if all && SPARSE * self.targets.len() > z.len() {
             // Many bins are written faster one after the other than few of them here and there.
-            false if all && SPARSE * self.targets.len() > z.len() => z.fill(Complex32::default()),
-            false => self.targets.iter().for_each(|target| z[target.at()] = Complex32::default()),
+            z.fill(Complex32::default());
+        } else {
+            self.targets.iter().for_each(|target| z[target.at()] = Complex32::default());
         }
     }
 
