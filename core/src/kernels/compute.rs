@@ -10,6 +10,8 @@ use super::next::Next;
 use super::panel::{self, MultiplyFn, Target, UnpackFn};
 use super::prefetch::{Span, Spans, prefetch};
 use super::runs::Held;
+use super::shares::equal;
+use super::splits::Splits;
 use super::{ActivationType, Activations, KernelChoice, KernelError, Matrix, Pool, Tier};
 use crate::gguf::GgmlType;
 
@@ -44,6 +46,7 @@ pub struct Compute {
     activations: ActivationType,
     kernels: Kernels,
     lead: Lead,
+    splits: Splits,
     /// One a worker; a worker locks only its own.
     panels: Vec<Mutex<panel::Panel>>,
 }
@@ -75,7 +78,7 @@ impl Compute {
         if activations == ActivationType::Int8 {
             kernels.kernel = kernels.coarse;
         }
-        Ok(Self { kernels, lead: Lead::new(threads), pool, tier, activations, panels })
+        Ok(Self { kernels, lead: Lead::new(threads), splits: Splits::new(threads), pool, tier, activations, panels })
     }
 
     /// The tier in use.
@@ -180,8 +183,16 @@ impl Compute {
             let each = ((beside.bytes + unit / 2) / unit).max(1);
             let before = left * each;
             let tasks = before + jobs().map(Job::tasks).sum::<usize>();
+            let bytes = jobs().map(|job| job.w.rows() * job.w.row_bytes()).sum();
+            let split = if x.rows() == 1 { self.splits.of(bytes) } else { None };
+            if let Some(split) = split {
+                split.set_before(before);
+            }
             // Where a worker goes on to, unless others take some of it.
-            let share_end = |worker| self.pool.share(worker, tasks).end;
+            let share_end = |worker| match split {
+                Some(split) => split.share(worker, tasks).end,
+                None => equal(self.threads(), worker, tasks).end,
+            };
             let run = |worker: usize, range: Range<usize>| {
                 for i in range.start..range.end.min(before) {
                     if i % each == 0 {
@@ -197,7 +208,12 @@ impl Compute {
                         let then = match following.clone().next() {
                             _ if x.rows() > 1 => Default::default(),
                             Some(following) if own.end == end && end < share_end(worker) => following.begins_with(),
-                            _ if own.end == share_end(worker) => self.first_of(worker, next),
+                            _ if own.end == share_end(worker) => {
+                                if worker == 0 {
+                                    next.between.into_iter().for_each(Span::ask_all);
+                                }
+                                self.first_of(worker, next)
+                            }
                             _ => Default::default(),
                         };
                         job.run(own.start - first..own.end - first, x, &self.panels[worker], then);
@@ -206,7 +222,7 @@ impl Compute {
                 }
             };
             match x.rows() {
-                1 => self.pool.run_stretches(tasks, tasks.div_ceil(self.threads() * TASKS_PER_THREAD), &run),
+                1 => self.pool.run_split(tasks, tasks.div_ceil(self.threads() * TASKS_PER_THREAD), split, &run),
                 _ => self.pool.run_indexed(tasks, &|worker, i| run(worker, i..i + 1)),
             }
             left = 0;
@@ -229,7 +245,16 @@ impl Compute {
     /// The first of what a worker reads of products with a single row.
     fn share_of(&self, worker: usize, products: &[Matrix<'_>]) -> Spans {
         let tasks: usize = products.iter().map(|w| Cut::new(self, w, 1).tasks()).sum();
-        let share = self.pool.share(worker, tasks);
+        let bytes = products.iter().map(|w| w.rows() * w.row_bytes()).sum();
+        let share = match self.splits.of(bytes) {
+            Some(split) => {
+                // Other work comes before that of the products.
+                let before = split.before();
+                let share = split.share(worker, before + tasks);
+                share.start.saturating_sub(before)..share.end.saturating_sub(before)
+            }
+            None => equal(self.threads(), worker, tasks),
+        };
         let mut spans = Spans::default();
         let mut places = spans.iter_mut();
         let (mut first, mut left) = (0, AHEAD);
@@ -541,7 +566,8 @@ mod tests {
 
         let products = [w(64), w(400)];
         let between = [Span::of(&bytes[..5]), Span::default()];
-        let first = |worker, first| format!("{:?}", compute.first_of(worker, Next { products: &products, first }));
+        let next = |first| Next { products: &products, first, ..Next::default() };
+        let first = |worker, first| format!("{:?}", compute.first_of(worker, next(first)));
         assert_eq!(first(0, between), format!("{between:?}"));
         assert_eq!(first(1, between), format!("{:?}", spans[0][0]));
         assert_eq!(first(0, Default::default()), format!("{:?}", compute.share_of(0, &products)[0]));

@@ -36,6 +36,8 @@ mod places;
 mod pool;
 mod prefetch;
 pub mod runs;
+mod shares;
+mod splits;
 mod tier;
 mod transpose;
 mod transposed;

@@ -9,4 +9,6 @@ pub struct Next<'a> {
     pub products: &'a [Matrix<'a>],
     /// Two streams that the calling thread reads before these, if the first is not empty.
     pub first: [Span; 2],
+    /// What else the calling thread reads before these, met once a token and so far away.
+    pub between: [Span; 4],
 }

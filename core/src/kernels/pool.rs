@@ -8,17 +8,19 @@
 //! moves to another core when it loses its own ([`Places`]).
 
 use std::any::Any;
-use std::cell::{Cell, UnsafeCell};
+use std::cell::Cell;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::affinity::Thread;
 use super::places::Places;
-use super::prefetch::{Shelf, Span, Spans, ask_some, ask_to_write};
+use super::prefetch::{Shelf, Spans, ask_some};
+use super::shares::{Number, Padded, Shares, Taken, Task, equal};
+use super::splits::Split;
 use super::{Cores, KernelError};
 
 /// Polls of the gate before a worker without work goes to sleep; tens of microseconds, about the time between
@@ -27,60 +29,23 @@ const SPINS_BEFORE_SLEEP: u32 = 2_000;
 /// How long a worker computes before it offers its core to other programs. Below the slices that schedulers give (3 to 4 ms on Linux), so
 /// that a worker with a neighbour leaves at the end of a job and not in the middle of one; without one it costs a system call.
 const TURN: Duration = Duration::from_millis(2);
-/// Bytes that are asked for from a task on: what it refers to lies beside it on the caller's stack.
-const TASK_BYTES: usize = 512;
 /// Polls for the last worker to finish before the caller offers its core to it.
 const SPINS_BEFORE_YIELD: u32 = 1_000;
 
-/// The gate's fields: bits 0..16 count the workers inside the job, bit 16 says whether the job still admits
-/// workers, the bits above number the jobs.
-const INSIDE_MASK: u64 = (1 << 16) - 1;
-const OPEN: u64 = 1 << 16;
-const JOB_SHIFT: u32 = 17;
-
-type Task<'a> = dyn Fn(usize, Range<usize>) + Sync + 'a;
-
-/// Keeps what every thread writes off the cache line of what every thread reads.
-#[repr(align(128))]
-struct Padded<T>(T);
-
-/// What a worker needs to begin, in one cache line: each of another's lines that it has to wait for takes as long as hundreds of
-/// instructions.
-struct Posted {
-    gate: AtomicU64,
-    /// Where the task is, for requests before a worker has joined.
-    at: AtomicUsize,
-    job: UnsafeCell<Option<Job>>,
-}
-
-struct Job {
-    task: *const Task<'static>,
-    tasks: usize,
-    /// Tasks that a thread takes at a time.
-    stretch: usize,
-}
-
 struct Shared {
-    posted: Padded<Posted>,
-    /// The next task of each thread's share of the job: thread w's begins at task w · tasks / threads.
-    next: Box<[Padded<AtomicUsize>]>,
+    shares: Shares,
     /// What each worker fetches when it next waits.
     shelves: Box<[Padded<Shelf>]>,
     /// Who the workers are, from the moment they run.
     workers: Box<[OnceLock<Thread>]>,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
+    /// Whether a task of the job panicked.
+    failed: AtomicBool,
     stop: AtomicBool,
     sleepers: AtomicUsize,
     sleep: Mutex<()>,
     wake: Condvar,
 }
-
-// SAFETY: `job` is the only field that is not already Send and Sync. It is written only by the caller that holds the submit lock
-// while the gate is closed and empty, and read only by workers that entered through the open gate; entering is an acquire of the
-// release that opened it, leaving is a release the caller acquires before it writes again. The task it points to is Sync.
-unsafe impl Sync for Shared {}
-// SAFETY: as above; the raw pointer is only followed while the caller of `run_job` keeps the task alive.
-unsafe impl Send for Shared {}
 
 thread_local! {
     /// The pool (by address of its shared state) whose task this thread is running, and as which worker.
@@ -112,11 +77,11 @@ impl Pool {
             return Err(KernelError::Threads { threads });
         }
         let shared = Arc::new(Shared {
-            posted: Padded(Posted { gate: AtomicU64::new(0), at: AtomicUsize::new(0), job: UnsafeCell::new(None) }),
-            next: (0..threads).map(|_| Padded(AtomicUsize::new(0))).collect(),
+            shares: Shares::new(threads),
             shelves: (0..threads).map(|_| Padded(Shelf::default())).collect(),
             workers: (1..threads).map(|_| OnceLock::new()).collect(),
             panic: Mutex::new(None),
+            failed: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             sleepers: AtomicUsize::new(0),
             sleep: Mutex::new(()),
@@ -146,11 +111,6 @@ impl Pool {
     /// Threads that work on a job, the caller's included.
     pub fn threads(&self) -> usize {
         self.workers.len() + 1
-    }
-
-    /// The tasks of a job of `tasks` that a thread begins with.
-    pub(super) fn share(&self, worker: usize, tasks: usize) -> Range<usize> {
-        self.shared.share(worker, tasks)
     }
 
     /// Lets every worker (from 1 on) ask for the bytes of `spans` while it waits for the job after the next one: memory is idle while the
@@ -183,7 +143,7 @@ impl Pool {
     /// # Panics
     /// As [`run`](Self::run).
     pub fn run_indexed(&self, tasks: usize, task: &(dyn Fn(usize, usize) + Sync)) {
-        self.run_job(tasks, 1, &|worker, range| range.for_each(|i| task(worker, i)));
+        self.run_job(tasks, 1, None, &|worker, range| range.for_each(|i| task(worker, i)));
     }
 
     /// Like [`run_indexed`](Self::run_indexed), calling `task(worker, range)` for stretches of up to `stretch` tasks (at least 1), and of no more
@@ -192,11 +152,25 @@ impl Pool {
     /// # Panics
     /// As [`run`](Self::run).
     pub fn run_stretches(&self, tasks: usize, stretch: usize, task: &(dyn Fn(usize, Range<usize>) + Sync)) {
-        self.run_job(tasks, stretch.max(1), task);
+        self.run_job(tasks, stretch, None, task);
     }
 
-    fn run_job(&self, tasks: usize, stretch: usize, task: &Task<'_>) {
+    /// [`run_stretches`](Self::run_stretches) of a job that comes again and is split as it was found best before.
+    pub(super) fn run_split(&self, tasks: usize, stretch: usize, split: Option<&Split>, task: &Task<'_>) {
+        self.run_job(tasks, stretch, split, task);
+    }
+
+    fn run_job(&self, tasks: usize, stretch: usize, split: Option<&Split>, task: &Task<'_>) {
         if tasks == 0 {
+            return;
+        }
+        if tasks > Shares::MAX_TASKS {
+            for first in (0..tasks).step_by(Shares::MAX_TASKS) {
+                let some = Shares::MAX_TASKS.min(tasks - first);
+                self.run_job(some, stretch, None, &|worker, range| {
+                    task(worker, first + range.start..first + range.end)
+                });
+            }
             return;
         }
         let shared = &*self.shared;
@@ -213,21 +187,25 @@ impl Pool {
             return;
         }
         places.look(&shared.workers);
-        // SAFETY: only the lifetime is erased. The pointer is followed only by workers inside the gate, and this function does not
-        // return before the gate is closed and empty.
-        let task: *const Task<'static> = unsafe { std::mem::transmute::<*const Task<'_>, *const Task<'static>>(task) };
-        for (worker, next) in shared.next.iter().enumerate() {
-            next.0.store(shared.share(worker, tasks).start, Ordering::Relaxed);
+        let threads = self.threads();
+        let share = |thread| split.map_or_else(|| equal(threads, thread, tasks), |split| split.share(thread, tasks));
+        // SAFETY: this thread holds the submit lock, and whoever held it before returned only when all its tasks were done, as this function does.
+        let (number, first) = unsafe { shared.shares.publish(share, stretch, task) };
+        // Whoever sleeps sees the job, or is seen asleep once the stores are behind the fence: these do not wait for it, nor does their first task.
+        shared.wake_sleepers();
+        let mut done = shared.execute(0, first);
+        fence(Ordering::SeqCst);
+        shared.wake_sleepers();
+        shared.drain(0, number, |tasks| done += tasks);
+        shared.wait(tasks - done);
+        if let Some(split) = split {
+            split.learn(tasks, |thread| if thread == 0 { done } else { shared.shares.done(thread) });
         }
-        // SAFETY: this thread holds the submit lock and the gate is closed and empty, so nobody else looks at the job.
-        let job = unsafe { (*shared.posted.0.job.get()).insert(Job { task, tasks, stretch }) };
-        shared.posted.0.at.store(task.addr(), Ordering::Relaxed);
-        shared.open();
-        shared.drain(0, job);
-        shared.close_and_wait();
-        // SAFETY: as above, the gate is closed and empty again.
-        unsafe { *shared.posted.0.job.get() = None };
-        let panic = lock(&shared.panic).take();
+        // Who failed counted its tasks afterwards.
+        let panic = shared.failed.load(Ordering::Relaxed).then(|| lock(&shared.panic).take()).flatten();
+        if panic.is_some() {
+            shared.failed.store(false, Ordering::Relaxed);
+        }
         drop(places);
         if let Some(payload) = panic {
             resume_unwind(payload);
@@ -258,90 +236,67 @@ impl Shared {
         std::ptr::from_ref(self).addr()
     }
 
-    fn gate(&self) -> &AtomicU64 {
-        &self.posted.0.gate
-    }
-
-    /// Admits workers to a new job and wakes those asleep.
-    fn open(&self) {
-        let closed = self.gate().load(Ordering::Relaxed);
-        let number = (closed >> JOB_SHIFT).wrapping_add(1);
-        // Sequentially consistent with the sleeper's count-then-look: either it sees this job or this thread sees it asleep.
-        self.gate().store((number << JOB_SHIFT) | OPEN, Ordering::SeqCst);
-        if self.sleepers.load(Ordering::SeqCst) > 0 {
+    fn wake_sleepers(&self) {
+        if self.sleepers.load(Ordering::Relaxed) > 0 {
             drop(lock(&self.sleep));
             self.wake.notify_all();
         }
     }
 
-    /// Turns away workers that have not joined and waits for those that have.
-    fn close_and_wait(&self) {
-        let mut gate = self.gate().fetch_and(!OPEN, Ordering::AcqRel);
+    /// Waits until the workers have done so many tasks of the job.
+    fn wait(&self, tasks: usize) {
         let mut spins = 0u32;
-        while gate & INSIDE_MASK != 0 {
+        while !self.shares.others_have_done(tasks) {
             spins = spins.saturating_add(1);
             if spins < SPINS_BEFORE_YIELD {
                 std::hint::spin_loop();
             } else {
                 std::thread::yield_now();
             }
-            gate = self.gate().load(Ordering::Acquire);
         }
     }
 
-    /// The tasks that a thread begins with.
-    fn share(&self, worker: usize, tasks: usize) -> Range<usize> {
-        let bound = |worker: usize| (worker as u128 * tasks as u128 / self.next.len() as u128) as usize;
-        bound(worker)..bound(worker + 1)
+    /// Runs tasks that were taken and are not counted yet, unless one of the job panicked; how many there were.
+    fn execute(&self, worker: usize, taken: Taken) -> usize {
+        let _running = Running::enter(self, worker);
+        let tasks = taken.tasks.len();
+        // SAFETY: whoever called counts them afterwards.
+        let run = || unsafe { taken.run(worker) };
+        if tasks > 0
+            && !self.failed.load(Ordering::Relaxed)
+            && let Err(payload) = catch_unwind(AssertUnwindSafe(run))
+        {
+            lock(&self.panic).get_or_insert(payload);
+            self.failed.store(true, Ordering::Relaxed);
+        }
+        tasks
     }
 
-    /// Runs tasks until none is left: first those of the thread's own share in order, because neighbouring tasks read
-    /// neighbouring memory, then what the others have not begun.
-    fn drain(&self, worker: usize, job: &Job) {
-        let _running = Running::enter(self, worker);
-        // SAFETY: the thread is inside the gate or is the caller itself, so the task is alive (see `run_job`).
-        let task = unsafe { &*job.task };
-        let threads = self.next.len();
-        for owner in (worker..threads).chain(0..worker) {
-            let (next, end) = (&self.next[owner].0, self.share(owner, job.tasks).end);
-            loop {
-                // Another thread may take some in between; then these are more than half of what is left.
-                let left = end.saturating_sub(next.load(Ordering::Relaxed));
-                let take = (left / 2).clamp(1, job.stretch);
-                let first = next.fetch_add(take, Ordering::Relaxed);
-                if first >= end {
-                    break;
-                }
-                let range = first..end.min(first + take);
-                if let Err(payload) = catch_unwind(AssertUnwindSafe(|| task(worker, range))) {
-                    self.next.iter().for_each(|next| next.0.store(job.tasks, Ordering::Relaxed));
-                    lock(&self.panic).get_or_insert(payload);
-                }
+    /// Runs tasks of a job until none is left: first those of the thread's own share in order, because neighbouring tasks read
+    /// neighbouring memory, then what the others have not begun. Counts those it has run, or was to run after a panic.
+    fn drain(&self, worker: usize, number: Number, mut count: impl FnMut(usize)) {
+        for owner in (worker..self.shelves.len()).chain(0..worker) {
+            while let Some(taken) = self.shares.take(number, owner) {
+                count(self.execute(worker, taken));
             }
         }
     }
 
-    /// A worker's life: join each job, spin for the next, sleep when none comes.
+    /// A worker's life: look for tasks in each job, spin for the next, sleep when none comes.
     fn work(&self, worker: usize) {
         let mut last_job = 0;
         let mut spins = 0;
         let mut turn = Instant::now();
         let mut spans = Spans::default();
         while !self.stop.load(Ordering::Relaxed) {
-            let gate = self.gate().load(Ordering::Acquire);
-            let job = gate >> JOB_SHIFT;
-            if gate & OPEN != 0 && job != last_job {
-                let task = std::ptr::without_provenance(self.posted.0.at.load(Ordering::Relaxed));
-                Span::at(task, TASK_BYTES).ask_all();
-                ask_to_write(std::ptr::from_ref(&self.next[worker]).cast(), 1);
-                if self.gate().compare_exchange_weak(gate, gate + 1, Ordering::Acquire, Ordering::Relaxed).is_err() {
-                    continue;
-                }
-                // SAFETY: this thread is inside the gate, so the caller does not write the job until it leaves.
-                if let Some(job) = unsafe { &*self.posted.0.job.get() } {
-                    self.drain(worker, job);
-                }
-                self.gate().fetch_sub(1, Ordering::Release);
+            let job = self.shares.number(worker);
+            if job != last_job {
+                self.shares.expect(worker);
+                let mut done = 0;
+                self.drain(worker, job, |tasks| {
+                    done += tasks;
+                    self.shares.set_done(worker, done);
+                });
                 // After a job that nobody left a note with, what is left of the last one still comes.
                 spans = self.shelves[worker].0.take().unwrap_or(spans);
                 last_job = job;
@@ -356,21 +311,17 @@ impl Shared {
                     std::hint::spin_loop();
                 }
             } else {
-                self.sleep_until_job_after(last_job);
+                self.sleep_until_job_after(worker, last_job);
                 spins = 0;
                 turn = Instant::now();
             }
         }
     }
 
-    fn sleep_until_job_after(&self, last_job: u64) {
+    fn sleep_until_job_after(&self, worker: usize, last_job: Number) {
         let mut guard = lock(&self.sleep);
         self.sleepers.fetch_add(1, Ordering::SeqCst);
-        while !self.stop.load(Ordering::SeqCst) {
-            let gate = self.gate().load(Ordering::SeqCst);
-            if gate & OPEN != 0 && gate >> JOB_SHIFT != last_job {
-                break;
-            }
+        while !self.stop.load(Ordering::SeqCst) && self.shares.number(worker) == last_job {
             guard = self.wake.wait(guard).unwrap_or_else(PoisonError::into_inner);
         }
         self.sleepers.fetch_sub(1, Ordering::SeqCst);

@@ -65,6 +65,11 @@ impl Span {
         Self { address: bytes.as_ptr().addr(), len: bytes.len() }
     }
 
+    /// The bytes of a value itself.
+    pub fn of_value<T>(value: &T) -> Self {
+        Self::at(std::ptr::from_ref(value).cast(), size_of::<T>())
+    }
+
     /// `len` bytes from `start` on, which need not be there.
     pub fn at(start: *const u8, len: usize) -> Self {
         Self { address: start.addr(), len }

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use crate::adapter::DeltaBlock;
 use crate::gguf::Gguf;
-use crate::kernels::{Activations, Beside, Compute, Next, dequantize, for_each_chunk, vector};
+use crate::kernels::{Activations, Beside, Compute, Next, Span, dequantize, for_each_chunk, vector};
 
 use super::blocks::{Attention, Mlp, RmsNorm, Rope, Turn};
 use super::changes::{self, ChangeScratch, Changes};
@@ -212,7 +212,7 @@ impl Decoder {
             kv.layers[index].expect(start);
         }
         let o = Following::of(index, layer.group([LinearKind::O]));
-        let project = Projection { gguf, compute, adapters, layer: index, next: &o };
+        let project = Projection { gguf, compute, adapters, layer: index, next: &o, between: Default::default() };
         let before = index.checked_sub(1).and_then(|before| self.layers.get(before));
         let residual = Residual {
             gguf,
@@ -243,7 +243,10 @@ impl Decoder {
         heads.attend(compute.pool(), kv_layer, start + read.start, q, turn, mixed, workers);
 
         let gate_and_up = Following::of(index, layer.group(GATE_AND_UP));
-        let project = Projection { next: &gate_and_up, ..project };
+        let [post_norm, norm] =
+            [layer.attention_post_norm.as_ref(), Some(&layer.mlp_norm)].map(|norm| norm_span(gguf, norm));
+        let project =
+            Projection { next: &gate_and_up, between: [post_norm, norm, Span::default(), Span::default()], ..project };
         let out = &mut out[read.start * self.hidden..read.end * self.hidden];
         project.run(activations, changes, layer.group([LinearKind::O]), [mixed], |_, _| {}, [out])
     }
@@ -256,7 +259,7 @@ impl Decoder {
         layer: &Layer,
         rows: Range<usize>,
     ) -> Result<(), ModelError> {
-        let Pass { gguf, compute, adapters, scratch, .. } = pass;
+        let Pass { gguf, compute, adapters, kv, scratch } = pass;
         let mlp = &layer.mlp;
         let Scratch { x, normed, gate, up, out, activations, changes, .. } = &mut **scratch;
         let span = rows.start * self.hidden..rows.end * self.hidden;
@@ -265,7 +268,7 @@ impl Decoder {
         let (gate, up) = (&mut gate[..rows.len() * self.inner], &mut up[..rows.len() * self.inner]);
 
         let down = Following::of(index, layer.group([LinearKind::Down]));
-        let project = Projection { gguf, compute, adapters, layer: index, next: &down };
+        let project = Projection { gguf, compute, adapters, layer: index, next: &down, between: Default::default() };
         let group = layer.group(GATE_AND_UP);
         let residual =
             Residual { gguf, out: Some(&*out), post_norm: layer.attention_post_norm.as_ref(), norm: &layer.mlp_norm };
@@ -275,7 +278,13 @@ impl Decoder {
         let fill = |_, [gate, up]: [&mut [f32]; 2]| mlp.activation.gate(gate, up);
         let q_k_v = self.layers.get(index + 1).map(|layer| Following::of(index + 1, layer.group(Q_K_V)));
         let head = [Following { changed_as: None, linear: &self.head }];
-        let project = Projection { next: q_k_v.as_ref().map_or(&head, |group| &group[..]), ..project };
+        let layer_after = self.layers.get(index + 1);
+        let norm = layer_after.map_or(&self.norm, |layer| &layer.attention_norm);
+        let [post_norm, norm] = [layer.mlp_post_norm.as_ref(), Some(norm)].map(|norm| norm_span(gguf, norm));
+        let of_layer = layer_after.map_or_else(Span::default, Span::of_value);
+        let of_kv = kv.layers.get(index + 1).map_or_else(Span::default, Span::of_value);
+        let between = [post_norm, norm, of_layer, of_kv];
+        let project = Projection { next: q_k_v.as_ref().map_or(&head, |group| &group[..]), between, ..project };
         project.run(activations, changes, layer.group([LinearKind::Down]), [gate, up], fill, [out])
     }
 
@@ -356,6 +365,8 @@ pub(super) struct Projection<'a> {
     pub(super) layer: usize,
     /// The linears that are computed next.
     pub(super) next: &'a [Following<'a>],
+    /// What is read before those, besides.
+    pub(super) between: [Span; 4],
 }
 
 /// A linear that is computed after others.
@@ -416,6 +427,7 @@ impl Projection<'_> {
             for (matrix, next) in following.iter_mut().zip(self.next) {
                 *matrix = next.linear.matrix(gguf)?;
             }
+            next.between = self.between;
             next.products = &following[..self.next.len().min(MOST_TOGETHER)];
             next.first = changes::first_read(adapters, self.next.iter().filter_map(|next| next.changed_as));
         }
@@ -445,6 +457,11 @@ impl Projection<'_> {
         }
         Ok(())
     }
+}
+
+/// Where a norm's weights lie, if there is one.
+fn norm_span(gguf: &Gguf, norm: Option<&RmsNorm>) -> Span {
+    norm.map_or_else(Span::default, |norm| Span::of(bytemuck::cast_slice(norm.weight.get(gguf))))
 }
 
 fn add_biases<const N: usize>(gguf: &Gguf, group: &[(LinearKind, &Linear); N], outs: &mut [&mut [f32]; N]) {

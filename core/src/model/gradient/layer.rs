@@ -84,7 +84,7 @@ impl<'a> Context<'a> {
         let (gate, up) = (&mut gate[..rows * inner], &mut up[..rows * inner]);
         let normed = &mut normed[..rows * hidden];
         let out = &mut out[..rows * hidden];
-        let project = Projection { gguf, compute, adapters, layer: index, next: &[] };
+        let project = Projection { gguf, compute, adapters, layer: index, next: &[], between: Default::default() };
         let Slot { q, k, v, mixed, score_sums, middle, attention_out, mlp_out, gate: gate_halves, up: up_halves } =
             slot;
         let mixed = if mixed.is_empty() { &mut shared_mixed[..rows * attention.heads.q_len()] } else { &mut **mixed };

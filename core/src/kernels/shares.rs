@@ -1,0 +1,246 @@
+//! The tasks of one job, cut into a share for each thread.
+//!
+//! A thread waits for its share, finds it, takes tasks of it and says what it has done, all in one cache line: where cores share no cache,
+//! each line that another has written takes as long as hundreds of instructions. To take tasks is to join the job: a thread that has taken none
+//! is not waited for, and what one leaves the others take.
+
+use std::cell::UnsafeCell;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+
+use super::prefetch::{Span, ask_to_write};
+
+/// Called with the number of a thread, below that of all, and tasks.
+pub(super) type Task<'a> = dyn Fn(usize, Range<usize>) + Sync + 'a;
+
+/// Bytes that are asked for from a task on: what it refers to lies beside it on the caller's stack.
+const TASK_BYTES: usize = 512;
+/// Bits of a word below the job's number.
+const NEXT_BITS: u32 = 32;
+
+/// The number of a job. It comes again after 2³² others.
+pub(super) type Number = u32;
+
+/// A value on cache lines of its own.
+#[repr(align(128))]
+pub(super) struct Padded<T>(pub T);
+
+/// One thread's share.
+struct Share {
+    /// The job's number, then the next task that nobody has taken.
+    word: AtomicU64,
+    /// How many of the job's tasks, of whatever share, the thread has done.
+    done: AtomicU32,
+    end: AtomicU32,
+    /// Tasks that are taken at a time, at most.
+    stretch: AtomicU32,
+    /// Where the task is, for requests before one is taken.
+    at: AtomicUsize,
+    task: UnsafeCell<*const Task<'static>>,
+}
+
+/// All shares of the job that was published last.
+pub(super) struct Shares {
+    shares: Box<[Padded<Share>]>,
+}
+
+// SAFETY: `task` is the only field that is not Sync. It is written by `publish` alone, whose caller promises that all tasks published before
+// are done, and read only by a thread with a task in hand: it took that task (acquire) from a word that was stored after the write (release),
+// and counts it as done (release, which `all_done` acquires) after it has read. What it points to is Sync.
+unsafe impl Sync for Shares {}
+// SAFETY: as above; the pointer is followed by who took a task, while the publisher keeps it alive.
+unsafe impl Send for Shares {}
+
+/// Tasks that were taken.
+pub(super) struct Taken {
+    pub tasks: Range<usize>,
+    task: *const Task<'static>,
+}
+
+impl Taken {
+    /// Runs them.
+    ///
+    /// # Safety
+    /// They are not counted as done yet.
+    pub unsafe fn run(self, thread: usize) {
+        // SAFETY: the publisher keeps the task alive until all are done, which these are not.
+        let task = unsafe { &*self.task };
+        task(thread, self.tasks);
+    }
+}
+
+impl Shares {
+    /// The most tasks a job may have: what is added to a word never reaches the job's number.
+    pub const MAX_TASKS: usize = 1 << 30;
+
+    /// Without a job yet, whose number would be 0.
+    pub fn new(threads: usize) -> Self {
+        let nothing: &'static Task<'static> = &|_, _| {};
+        let share = || Share {
+            word: AtomicU64::new(0),
+            done: AtomicU32::new(0),
+            end: AtomicU32::new(0),
+            stretch: AtomicU32::new(1),
+            at: AtomicUsize::new(0),
+            task: UnsafeCell::new(nothing),
+        };
+        Self { shares: (0..threads).map(|_| Padded(share())).collect() }
+    }
+
+    /// Publishes a job of 1 to [`MAX_TASKS`](Self::MAX_TASKS) tasks, the shares of which follow one another as the threads do, and takes the first of
+    /// thread 0 for the calling thread, without a wait for stores.
+    ///
+    /// # Safety
+    /// All tasks published before are done, no other thread publishes meanwhile, and `task` stays alive until these are done.
+    pub unsafe fn publish(
+        &self,
+        share_of: impl Fn(usize) -> Range<usize>,
+        stretch: usize,
+        task: &Task<'_>,
+    ) -> (Number, Taken) {
+        let last = self.number(0);
+        let number = last.wrapping_add(1);
+        // SAFETY: only the lifetime is erased; the caller keeps it.
+        let task: *const Task<'static> = unsafe { std::mem::transmute::<*const Task<'_>, *const Task<'static>>(task) };
+        let stretch = stretch.clamp(1, Self::MAX_TASKS);
+        let first = share_of(0);
+        let first = 0..taken_of(first.len(), stretch).min(first.len());
+        // Those that wait, before the caller's own.
+        for (thread, Padded(share)) in self.shares.iter().enumerate().rev() {
+            let own = share_of(thread);
+            share.end.store(own.end as u32, Ordering::Relaxed);
+            share.stretch.store(stretch as u32, Ordering::Relaxed);
+            share.at.store(task.addr(), Ordering::Relaxed);
+            share.done.store(0, Ordering::Relaxed);
+            // SAFETY: the caller's promise: nobody has a task in hand, nor can take one before the word below.
+            unsafe { *share.task.get() = task };
+            let next = if thread == 0 { first.end } else { own.start };
+            share.word.store(word(number, next as u32), Ordering::Release);
+        }
+        (number, Taken { tasks: first, task })
+    }
+
+    /// The number of the job that a thread was given last, in the total order that sleeping needs.
+    pub fn number(&self, thread: usize) -> Number {
+        number_of(self.shares[thread].0.word.load(Ordering::SeqCst))
+    }
+
+    /// Asks for what a thread needs to begin.
+    pub fn expect(&self, thread: usize) {
+        let share = &self.shares[thread].0;
+        ask_to_write(std::ptr::from_ref(share).cast(), 1);
+        Span::at(std::ptr::without_provenance(share.at.load(Ordering::Relaxed)), TASK_BYTES).ask_all();
+    }
+
+    /// Takes tasks of `owner`'s share: up to the stretch, and no more than half of what is left. `None` if none is left or there is another job.
+    pub fn take(&self, number: Number, owner: usize) -> Option<Taken> {
+        let share = &self.shares[owner].0;
+        let mut now = share.word.load(Ordering::Acquire);
+        loop {
+            let next = next_of(now);
+            let left = share.end.load(Ordering::Relaxed).saturating_sub(next);
+            if number_of(now) != number || left == 0 {
+                return None;
+            }
+            let take = taken_of(left as usize, share.stretch.load(Ordering::Relaxed) as usize);
+            let then = now + take as u64;
+            match share.word.compare_exchange_weak(now, then, Ordering::Acquire, Ordering::Relaxed) {
+                Ok(_) => {
+                    // Again, because before it may have been another job's with the same number.
+                    let end = share.end.load(Ordering::Relaxed).min(next_of(then));
+                    if next >= end {
+                        return None;
+                    }
+                    // SAFETY: this thread has tasks in hand, so nobody writes.
+                    let task = unsafe { *share.task.get() };
+                    return Some(Taken { tasks: next as usize..end as usize, task });
+                }
+                Err(found) => now = found,
+            }
+        }
+    }
+
+    /// Says that a thread has done so many tasks of the job, of which it took the last ones.
+    pub fn set_done(&self, thread: usize, tasks: usize) {
+        self.shares[thread].0.done.store(tasks as u32, Ordering::Release);
+    }
+
+    /// How many tasks of the job a thread has said it has done.
+    pub fn done(&self, thread: usize) -> usize {
+        self.shares[thread].0.done.load(Ordering::Acquire) as usize
+    }
+
+    /// Whether the threads from 1 on have done so many tasks of the job.
+    pub fn others_have_done(&self, tasks: usize) -> bool {
+        (1..self.shares.len()).map(|thread| self.done(thread)).sum::<usize>() == tasks
+    }
+}
+
+/// An equal share of so many tasks.
+pub(super) fn equal(threads: usize, thread: usize, tasks: usize) -> Range<usize> {
+    let bound = |thread: usize| (thread as u128 * tasks as u128 / threads as u128) as usize;
+    bound(thread)..bound(thread + 1)
+}
+
+/// How many of the tasks left are taken together.
+fn taken_of(left: usize, stretch: usize) -> usize {
+    if left <= 3 { left.clamp(1, stretch) } else { (left / 2).clamp(1, stretch) }
+}
+
+fn word(number: Number, next: u32) -> u64 {
+    u64::from(number) << NEXT_BITS | u64::from(next)
+}
+
+fn number_of(word: u64) -> Number {
+    (word >> NEXT_BITS) as Number
+}
+
+fn next_of(word: u64) -> u32 {
+    word as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_task_of_a_job_is_taken_once_and_none_of_another() {
+        let shares = Shares::new(3);
+        for (tasks, stretch) in [(1, 1), (2, 5), (3, 1), (100, 7), (100, usize::MAX), (Shares::MAX_TASKS, usize::MAX)] {
+            let before = shares.number(1);
+            // SAFETY: this thread alone publishes and takes, and the task does not end.
+            let (number, first) = unsafe { shares.publish(|thread| equal(3, thread, tasks), stretch, &|_, _| {}) };
+            assert!((0..3).all(|thread| shares.number(thread) == number));
+            assert!(shares.take(before, 1).is_none(), "tasks of the job before");
+            let mut taken = vec![first.tasks];
+            for owner in [1, 0, 2] {
+                taken.extend(std::iter::from_fn(|| shares.take(number, owner)).map(|taken| taken.tasks));
+            }
+            assert!(taken.iter().skip(1).all(|range| !range.is_empty() && range.len() <= stretch), "{taken:?}");
+            taken.sort_by_key(|range| (range.start, range.end));
+            let end = taken.iter().try_fold(0, |end, range| (range.start == end).then_some(range.end));
+            assert_eq!(end, Some(tasks), "{taken:?}");
+
+            assert!(shares.others_have_done(0) && !shares.others_have_done(tasks));
+            shares.set_done(1, tasks - 1);
+            shares.set_done(2, 1);
+            assert!(shares.others_have_done(tasks));
+        }
+    }
+
+    #[test]
+    fn numbers_come_again() {
+        let shares = Shares::new(2);
+        shares.shares.iter().for_each(|share| share.0.word.store(word(Number::MAX, 9), Ordering::Relaxed));
+        // SAFETY: as above.
+        let (number, first) = unsafe { shares.publish(|thread| equal(2, thread, 8), 1, &|_, _| {}) };
+        assert_eq!((number, first.tasks), (0, 0..1));
+        assert_eq!(
+            std::iter::from_fn(|| shares.take(0, 1)).map(|taken| taken.tasks.start).collect::<Vec<_>>(),
+            [4, 5, 6, 7]
+        );
+        // One that was held up since the last job of this number takes a task that has no end.
+        shares.shares[1].0.end.store(3, Ordering::Relaxed);
+        assert!(shares.take(0, 1).is_none());
+    }
+}
