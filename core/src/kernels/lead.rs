@@ -55,7 +55,7 @@ impl Lead {
 /// Bytes of this CPU's first-level data cache; 0 if it does not tell.
 #[cfg(target_arch = "x86_64")]
 #[allow(unused_unsafe)]
-fn first_level_bytes() -> usize {
+pub fn first_level_bytes() -> usize {
     use std::arch::x86_64::{__cpuid, __cpuid_count};
 
     /// Descriptions of caches, one a subleaf: Intel's leaf, and AMD's.
@@ -80,7 +80,7 @@ fn first_level_bytes() -> usize {
 
 /// Elsewhere distances do not depend on it.
 #[cfg(not(target_arch = "x86_64"))]
-fn first_level_bytes() -> usize {
+pub fn first_level_bytes() -> usize {
     0
 }
 

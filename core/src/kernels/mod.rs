@@ -54,6 +54,7 @@ pub use error::KernelError;
 pub(crate) use formats::LEVELS as IQ4_NL_LEVELS;
 pub use formats::dequantize;
 pub use lane_bin::LaneBin;
+pub(crate) use lead::first_level_bytes;
 pub use matrix::Matrix;
 pub use next::Next;
 pub use parallel::{for_each_chunk, for_each_span};

@@ -18,11 +18,17 @@ use num_complex::Complex32;
 use super::{LANES, LaneBin};
 use crate::kernels::Vector;
 use crate::kernels::circle::circle;
-use crate::spectral::passes::butterflies::{Lanes, dft2, dft3, dft4, dft5, dft6, dft7};
+use crate::spectral::passes::butterflies::{Lanes, dft2, dft3, dft4, dft5, dft6, dft7, dft8};
 use crate::spectral::passes::{Last, Stage};
 
-/// What the last pass costs more, with the step after it, and the largest radix whose two blocks stay in registers.
-pub(super) const ENDS: Last = Last { cost: 2.5, radix: 7 };
+/// What the last pass costs more, with the step after it: the two blocks of radices up to 7 stay in registers, those of 8 do not.
+pub(super) const ENDS: Last = |radix| match radix {
+    ..=7 => Some(2.5),
+    8 => Some(3.0),
+    _ => None,
+};
+/// Pairs of blocks whose passes come before all their steps, where they do not stay in registers between both.
+const TOGETHER: usize = 4;
 
 /// The pass over neighbours, and the step.
 #[derive(Debug)]
@@ -79,7 +85,8 @@ impl Ends {
             4 => radix4::down::<V>(self, pass, bins),
             5 => radix5::down::<V>(self, pass, bins),
             6 => radix6::down::<V>(self, pass, bins),
-            _ => radix7::down::<V>(self, pass, bins),
+            7 => radix7::down::<V>(self, pass, bins),
+            _ => radix8::down::<V>(self, pass, bins),
         }
         for &start in &self.alone {
             let start = start as usize;
@@ -102,7 +109,8 @@ impl Ends {
             4 => radix4::up::<V>(self, bins),
             5 => radix5::up::<V>(self, bins),
             6 => radix6::up::<V>(self, bins),
-            _ => radix7::up::<V>(self, bins),
+            7 => radix7::up::<V>(self, bins),
+            _ => radix8::up::<V>(self, bins),
         }
     }
 
@@ -173,27 +181,45 @@ fn merge<V: Vector>(a: Lanes<V>, b: Lanes<V>, w: Complex32) -> (Lanes<V>, Lanes<
     (Lanes { re: z.im, im: z.re }, Lanes { re: two.neg_mul_add(sum.im, z.im), im: two.mul_sub(sum.re, z.re) })
 }
 
-/// Both directions of a radix from its transform.
+/// Both directions of a radix from its transform, and how many pairs of blocks go down together: with one, they stay in registers.
 macro_rules! radix {
-    ($name:ident, $radix:literal, $dft:ident) => {
+    ($name:ident, $radix:literal, $dft:ident, $together:expr) => {
         mod $name {
             use super::*;
 
             #[inline(always)]
             pub(super) fn down<V: Vector>(ends: &Ends, pass: &Stage, bins: &mut [LaneBin]) {
-                for (blocks, turns) in ends.blocks.iter().zip(ends.turns.as_chunks::<$radix>().0) {
-                    let Some([first, second]) = blocks_of(bins, *blocks) else { continue };
-                    let [Some(of_first), Some(of_second)] = blocks.map(|start| pass.factors(start as usize)) else {
-                        continue;
-                    };
-                    for l in (0..LANES).step_by(V::WIDTH) {
-                        let mut x = $dft::<V, true>(load(first, l), of_first);
-                        let mut y = $dft::<V, true>(load(second, l), of_second);
-                        for j in 0..$radix {
-                            (x[j], y[$radix - 1 - j]) = split(x[j], y[$radix - 1 - j], turns[j]);
+                let (turns, _) = ends.turns.as_chunks::<$radix>();
+                for (blocks, turns) in ends.blocks.chunks($together).zip(turns.chunks($together)) {
+                    if $together > 1 {
+                        for start in blocks.as_flattened().iter().map(|start| *start as usize) {
+                            let (Some(of_block), Some(block)) =
+                                (pass.factors(start), bins.get_mut(start..start + $radix))
+                            else {
+                                continue;
+                            };
+                            let Some(block) = block.first_chunk_mut() else { continue };
+                            for l in (0..LANES).step_by(V::WIDTH) {
+                                store($dft::<V, true>(load(block, l), of_block), block, l);
+                            }
                         }
-                        store(x, first, l);
-                        store(y, second, l);
+                    }
+                    for (blocks, turns) in blocks.iter().zip(turns) {
+                        let Some([first, second]) = blocks_of(bins, *blocks) else { continue };
+                        let [Some(of_first), Some(of_second)] = blocks.map(|start| pass.factors(start as usize)) else {
+                            continue;
+                        };
+                        for l in (0..LANES).step_by(V::WIDTH) {
+                            let (mut x, mut y) = (load::<V>(first, l), load::<V>(second, l));
+                            if $together == 1 {
+                                (x, y) = ($dft::<V, true>(x, of_first), $dft::<V, true>(y, of_second));
+                            }
+                            for j in 0..$radix {
+                                (x[j], y[$radix - 1 - j]) = split(x[j], y[$radix - 1 - j], turns[j]);
+                            }
+                            store(x, first, l);
+                            store(y, second, l);
+                        }
                     }
                 }
             }
@@ -240,9 +266,10 @@ macro_rules! radix {
     };
 }
 
-radix!(radix2, 2, dft2);
-radix!(radix3, 3, dft3);
-radix!(radix4, 4, dft4);
-radix!(radix5, 5, dft5);
-radix!(radix6, 6, dft6);
-radix!(radix7, 7, dft7);
+radix!(radix2, 2, dft2, 1);
+radix!(radix3, 3, dft3, 1);
+radix!(radix4, 4, dft4, 1);
+radix!(radix5, 5, dft5, 1);
+radix!(radix6, 6, dft6, 1);
+radix!(radix7, 7, dft7, 1);
+radix!(radix8, 8, dft8, TOGETHER);

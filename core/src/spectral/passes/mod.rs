@@ -3,30 +3,35 @@
 //! Each pass of radix R takes the elements `p, p + m, …, p + (R−1)·m` of every block of `R·m` through a transform of
 //! length R, and multiplies them by factors before it.
 
+use std::sync::OnceLock;
+
 use num_complex::Complex32;
 
 pub(super) mod butterflies;
 
 use crate::kernels::circle::circle;
-use crate::kernels::{LANES, LaneBin, Vector};
+use crate::kernels::{LANES, LaneBin, Vector, first_level_bytes};
 use butterflies::{Lanes, dft2, dft3, dft4, dft5, dft6, dft7, dft8, dft12};
 
 /// Radices, and what a pass costs an element: instructions over what a CPU does in a cycle, or its loads and stores if they
 /// are more.
 const RADICES: [(usize, f32); 8] = [(2, 4.0), (3, 4.3), (4, 4.0), (5, 6.5), (6, 5.0), (7, 9.5), (8, 5.0), (12, 5.8)];
 
-/// A last pass that does more.
-#[derive(Clone, Copy)]
-pub(super) struct Last {
-    /// What it costs more.
-    pub cost: f32,
-    /// The largest radix it may have.
-    pub radix: usize,
-}
+/// What a last pass of a radix costs more because of what it does besides; `None` if there is no such pass.
+pub(super) type Last = fn(usize) -> Option<f32>;
 
-/// Elements a multiple of this apart are in one place of a first-level cache, which has room for [`WAYS`] there and as much else.
-const APART: usize = 4096 / size_of::<LaneBin>();
-const WAYS: usize = 4;
+/// Elements a multiple of this apart are in one place of a first-level cache.
+const APART: usize = PAGE / size_of::<LaneBin>();
+/// The bytes after which the places of such a cache begin anew, of as many ways as it has room for these.
+const PAGE: usize = 4096;
+/// Elements in one place that every cache has room for, and ways that are left to whatever else is touched.
+const FEW: usize = 4;
+
+/// Elements that there is room for in one place.
+fn together() -> usize {
+    static TOGETHER: OnceLock<usize> = OnceLock::new();
+    *TOGETHER.get_or_init(|| (first_level_bytes() / PAGE).saturating_sub(FEW).max(FEW))
+}
 
 /// One pass of a transform of length `radix · m · blocks`.
 #[derive(Debug)]
@@ -73,9 +78,9 @@ fn cheapest(block: usize, last: Last) -> Option<(f32, Vec<usize>)> {
     let with = |&(radix, cost): &(usize, f32)| {
         let m = block / radix;
         let cost = match m {
-            1 if radix > last.radix => return None,
-            1 => cost + last.cost,
-            _ if m.is_multiple_of(APART) && radix > WAYS => 2.0 * cost,
+            1 => cost + last(radix)?,
+            _ if m.is_multiple_of(APART) && radix > together() => 2.0 * cost,
+            _ if m.is_multiple_of(APART) && radix > FEW => 1.2 * cost,
             _ => cost,
         };
         let (rest, mut radices) = cheapest(m, last)?;
