@@ -147,7 +147,7 @@ impl Pool {
     }
 
     /// Like [`run_indexed`](Self::run_indexed), calling `task(worker, range)` for stretches of up to `stretch` tasks (at least 1), and of no more
-    /// than half of what is left of a share: the threads finish together, without that every task costs the handing out.
+    /// than half of what is left of a share unless that is little: the threads finish together, without that every task costs the handing out.
     ///
     /// # Panics
     /// As [`run`](Self::run).

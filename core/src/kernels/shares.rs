@@ -15,6 +15,8 @@ pub(super) type Task<'a> = dyn Fn(usize, Range<usize>) + Sync + 'a;
 
 /// Bytes that are asked for from a task on: what it refers to lies beside it on the caller's stack.
 const TASK_BYTES: usize = 512;
+/// Tasks at the end of a share that are not halved any more.
+const LAST: usize = 3;
 /// Bits of a word below the job's number.
 const NEXT_BITS: u32 = 32;
 
@@ -46,7 +48,7 @@ pub(super) struct Shares {
 
 // SAFETY: `task` is the only field that is not Sync. It is written by `publish` alone, whose caller promises that all tasks published before
 // are done, and read only by a thread with a task in hand: it took that task (acquire) from a word that was stored after the write (release),
-// and counts it as done (release, which `all_done` acquires) after it has read. What it points to is Sync.
+// and counts it as done (release, which the publisher acquires) after it has read. What it points to is Sync.
 unsafe impl Sync for Shares {}
 // SAFETY: as above; the pointer is followed by who took a task, while the publisher keeps it alive.
 unsafe impl Send for Shares {}
@@ -132,7 +134,7 @@ impl Shares {
         Span::at(std::ptr::without_provenance(share.at.load(Ordering::Relaxed)), TASK_BYTES).ask_all();
     }
 
-    /// Takes tasks of `owner`'s share: up to the stretch, and no more than half of what is left. `None` if none is left or there is another job.
+    /// Takes tasks of `owner`'s share: up to the stretch, and no more than half of what is left unless that is little. `None` if none is left or there is another job.
     pub fn take(&self, number: Number, owner: usize) -> Option<Taken> {
         let share = &self.shares[owner].0;
         let mut now = share.word.load(Ordering::Acquire);
@@ -182,9 +184,9 @@ pub(super) fn equal(threads: usize, thread: usize, tasks: usize) -> Range<usize>
     bound(thread)..bound(thread + 1)
 }
 
-/// How many of the tasks left are taken together.
+/// How many of the tasks left are taken together: half, or the last few, whose handing out would take as long as they do.
 fn taken_of(left: usize, stretch: usize) -> usize {
-    if left <= 3 { left.clamp(1, stretch) } else { (left / 2).clamp(1, stretch) }
+    (if left <= LAST { left } else { left / 2 }).clamp(1, stretch)
 }
 
 fn word(number: Number, next: u32) -> u64 {
