@@ -10,8 +10,7 @@ use super::next::Next;
 use super::panel::{self, MultiplyFn, Target, UnpackFn};
 use super::prefetch::{Span, Spans, prefetch};
 use super::runs::Held;
-use super::shares::equal;
-use super::splits::Splits;
+use super::splits::{Split, Splits, share};
 use super::{ActivationType, Activations, KernelChoice, KernelError, Matrix, Pool, Tier};
 use crate::gguf::GgmlType;
 
@@ -189,10 +188,7 @@ impl Compute {
                 split.set_before(before);
             }
             // Where a worker goes on to, unless others take some of it.
-            let share_end = |worker| match split {
-                Some(split) => split.share(worker, tasks).end,
-                None => equal(self.threads(), worker, tasks).end,
-            };
+            let share_end = |worker| share(split, self.threads(), worker, tasks).end;
             let run = |worker: usize, range: Range<usize>| {
                 for i in range.start..range.end.min(before) {
                     if i % each == 0 {
@@ -222,7 +218,7 @@ impl Compute {
                 }
             };
             match x.rows() {
-                1 => self.pool.run_split(tasks, tasks.div_ceil(self.threads() * TASKS_PER_THREAD), split, &run),
+                1 => self.pool.run_stretches(tasks, tasks.div_ceil(self.threads() * TASKS_PER_THREAD), split, &run),
                 _ => self.pool.run_indexed(tasks, &|worker, i| run(worker, i..i + 1)),
             }
             left = 0;
@@ -246,15 +242,11 @@ impl Compute {
     fn share_of(&self, worker: usize, products: &[Matrix<'_>]) -> Spans {
         let tasks: usize = products.iter().map(|w| Cut::new(self, w, 1).tasks()).sum();
         let bytes = products.iter().map(|w| w.rows() * w.row_bytes()).sum();
-        let share = match self.splits.of(bytes) {
-            Some(split) => {
-                // Other work comes before that of the products.
-                let before = split.before();
-                let share = split.share(worker, before + tasks);
-                share.start.saturating_sub(before)..share.end.saturating_sub(before)
-            }
-            None => equal(self.threads(), worker, tasks),
-        };
+        let split = self.splits.of(bytes);
+        // Other work comes before that of the products.
+        let before = split.map_or(0, Split::before);
+        let share = share(split, self.threads(), worker, before + tasks);
+        let share = share.start.saturating_sub(before)..share.end.saturating_sub(before);
         let mut spans = Spans::default();
         let mut places = spans.iter_mut();
         let (mut first, mut left) = (0, AHEAD);

@@ -1,7 +1,7 @@
 //! A pool of worker threads that hands out the tasks of one job at a time.
 //!
 //! Made for jobs of tens of microseconds that follow one another closely: workers spin briefly between jobs
-//! before they sleep, publishing a job is one atomic store, and nothing is allocated per job. A job never waits for
+//! before they sleep, publishing a job is a few plain stores a thread, and nothing is allocated per job. A job never waits for
 //! a worker that has not joined it, so a machine whose other cores are busy still makes progress at the
 //! caller's own pace. A worker that shares its core with another program gives it up between jobs, of its own accord and
 //! before the scheduler takes it: losing it with a task in hand would hold up the whole job. The caller, without whom nothing goes on,
@@ -9,7 +9,6 @@
 
 use std::any::Any;
 use std::cell::Cell;
-use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -19,11 +18,11 @@ use std::time::{Duration, Instant};
 use super::affinity::Thread;
 use super::places::Places;
 use super::prefetch::{Shelf, Spans, ask_some};
-use super::shares::{Number, Padded, Shares, Taken, Task, equal};
-use super::splits::Split;
+use super::shares::{Number, Padded, Shares, Taken, Task};
+use super::splits::{Split, share};
 use super::{Cores, KernelError};
 
-/// Polls of the gate before a worker without work goes to sleep; tens of microseconds, about the time between
+/// Looks for a job before a worker without work goes to sleep; tens of microseconds, about the time between
 /// two products of one token.
 const SPINS_BEFORE_SLEEP: u32 = 2_000;
 /// How long a worker computes before it offers its core to other programs. Below the slices that schedulers give (3 to 4 ms on Linux), so
@@ -147,16 +146,12 @@ impl Pool {
     }
 
     /// Like [`run_indexed`](Self::run_indexed), calling `task(worker, range)` for stretches of up to `stretch` tasks (at least 1), and of no more
-    /// than half of what is left of a share unless that is little: the threads finish together, without that every task costs the handing out.
+    /// than half of what is left of a share unless that is little: the threads finish together, without that every task costs the handing out. A job that comes again
+    /// has a `split`, which follows what each thread does of it.
     ///
     /// # Panics
     /// As [`run`](Self::run).
-    pub fn run_stretches(&self, tasks: usize, stretch: usize, task: &(dyn Fn(usize, Range<usize>) + Sync)) {
-        self.run_job(tasks, stretch, None, task);
-    }
-
-    /// [`run_stretches`](Self::run_stretches) of a job that comes again and is split as it was found best before.
-    pub(super) fn run_split(&self, tasks: usize, stretch: usize, split: Option<&Split>, task: &Task<'_>) {
+    pub(super) fn run_stretches(&self, tasks: usize, stretch: usize, split: Option<&Split>, task: &Task<'_>) {
         self.run_job(tasks, stretch, split, task);
     }
 
@@ -188,7 +183,7 @@ impl Pool {
         }
         places.look(&shared.workers);
         let threads = self.threads();
-        let share = |thread| split.map_or_else(|| equal(threads, thread, tasks), |split| split.share(thread, tasks));
+        let share = |thread| share(split, threads, thread, tasks);
         // SAFETY: this thread holds the submit lock, and whoever held it before returned only when all its tasks were done, as this function does.
         let (number, first) = unsafe { shared.shares.publish(share, stretch, task) };
         // Whoever sleeps sees the job, or is seen asleep once the stores are behind the fence: these do not wait for it, nor does their first task.
@@ -366,7 +361,7 @@ mod tests {
                     });
                     assert!(hits.iter().all(|h| h.load(Ordering::Relaxed) == 1));
                     let most = AtomicUsize::new(0);
-                    pool.run_stretches(tasks, 7, &|_, range| {
+                    pool.run_stretches(tasks, 7, None, &|_, range| {
                         most.fetch_max(range.len(), Ordering::Relaxed);
                         range.for_each(|i| _ = hits[i].fetch_add(1, Ordering::Relaxed));
                     });

@@ -178,12 +178,6 @@ impl Shares {
     }
 }
 
-/// An equal share of so many tasks.
-pub(super) fn equal(threads: usize, thread: usize, tasks: usize) -> Range<usize> {
-    let bound = |thread: usize| (thread as u128 * tasks as u128 / threads as u128) as usize;
-    bound(thread)..bound(thread + 1)
-}
-
 /// How many of the tasks left are taken together: half, or the last few, whose handing out would take as long as they do.
 fn taken_of(left: usize, stretch: usize) -> usize {
     (if left <= LAST { left } else { left / 2 }).clamp(1, stretch)
@@ -203,6 +197,7 @@ fn next_of(word: u64) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::splits::share;
     use super::*;
 
     #[test]
@@ -211,7 +206,8 @@ mod tests {
         for (tasks, stretch) in [(1, 1), (2, 5), (3, 1), (100, 7), (100, usize::MAX), (Shares::MAX_TASKS, usize::MAX)] {
             let before = shares.number(1);
             // SAFETY: this thread alone publishes and takes, and the task does not end.
-            let (number, first) = unsafe { shares.publish(|thread| equal(3, thread, tasks), stretch, &|_, _| {}) };
+            let (number, first) =
+                unsafe { shares.publish(|thread| share(None, 3, thread, tasks), stretch, &|_, _| {}) };
             assert!((0..3).all(|thread| shares.number(thread) == number));
             assert!(shares.take(before, 1).is_none(), "tasks of the job before");
             let mut taken = vec![first.tasks];
@@ -235,7 +231,7 @@ mod tests {
         let shares = Shares::new(2);
         shares.shares.iter().for_each(|share| share.0.word.store(word(Number::MAX, 9), Ordering::Relaxed));
         // SAFETY: as above.
-        let (number, first) = unsafe { shares.publish(|thread| equal(2, thread, 8), 1, &|_, _| {}) };
+        let (number, first) = unsafe { shares.publish(|thread| share(None, 2, thread, 8), 1, &|_, _| {}) };
         assert_eq!((number, first.tasks), (0, 0..1));
         assert_eq!(
             std::iter::from_fn(|| shares.take(0, 1)).map(|taken| taken.tasks.start).collect::<Vec<_>>(),

@@ -82,7 +82,7 @@ impl Split {
     }
 
     /// The tasks of so many that a thread begins with.
-    pub fn share(&self, thread: usize, tasks: usize) -> Range<usize> {
+    fn share(&self, thread: usize, tasks: usize) -> Range<usize> {
         let bound = |end: u32| (u128::from(end) * tasks as u128 + u128::from(WHOLE / 2)) / u128::from(WHOLE);
         let start = thread.checked_sub(1).map_or(0, |before| self.end(before));
         bound(start) as usize..bound(self.end(thread)) as usize
@@ -95,21 +95,31 @@ impl Split {
             return;
         }
         let least = WHOLE / threads as u32 / LEAST;
-        let mut rest = WHOLE;
-        let mut start = 0;
-        let mut before = 0;
+        let (mut start, mut before) = (0, 0);
         for thread in 0..threads - 1 {
             let end = self.end(thread);
             let was = i64::from(end) - i64::from(before);
             let seen = (done(thread) as u128 * u128::from(WHOLE) / tasks as u128) as i64;
             let now = (was + (seen - was) / i64::from(STEP)).clamp(0, i64::from(WHOLE)) as u32;
             // What is left suffices for the threads after this one.
-            let most = rest - least * (threads - 1 - thread) as u32;
-            let share = now.max(least).min(most);
-            (start, rest, before) = (start + share, rest - share, end);
+            let most = WHOLE - start - least * (threads - 1 - thread) as u32;
+            (start, before) = (start + now.max(least).min(most), end);
             self.ends[thread].store(start, Ordering::Relaxed);
         }
     }
+}
+
+/// The tasks of so many that a thread begins with, equal shares where there is no split.
+pub(super) fn share(split: Option<&Split>, threads: usize, thread: usize, tasks: usize) -> Range<usize> {
+    match split {
+        Some(split) => split.share(thread, tasks),
+        None => equal(threads, thread, tasks),
+    }
+}
+
+fn equal(threads: usize, thread: usize, tasks: usize) -> Range<usize> {
+    let bound = |thread: usize| (thread as u128 * tasks as u128 / threads as u128) as usize;
+    bound(thread)..bound(thread + 1)
 }
 
 #[cfg(test)]

@@ -276,9 +276,9 @@ impl Decoder {
         project.run(activations, changes, group, [normed, x], fill, [&mut *gate, &mut *up])?;
 
         let fill = |_, [gate, up]: [&mut [f32]; 2]| mlp.activation.gate(gate, up);
-        let q_k_v = self.layers.get(index + 1).map(|layer| Following::of(index + 1, layer.group(Q_K_V)));
-        let head = [Following { changed_as: None, linear: &self.head }];
         let layer_after = self.layers.get(index + 1);
+        let q_k_v = layer_after.map(|layer| Following::of(index + 1, layer.group(Q_K_V)));
+        let head = [Following { changed_as: None, linear: &self.head }];
         let norm = layer_after.map_or(&self.norm, |layer| &layer.attention_norm);
         let [post_norm, norm] = [layer.mlp_post_norm.as_ref(), Some(norm)].map(|norm| norm_span(gguf, norm));
         let of_layer = layer_after.map_or_else(Span::default, Span::of_value);
