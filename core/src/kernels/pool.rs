@@ -10,24 +10,29 @@
 use std::any::Any;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::affinity::Thread;
 use super::places::Places;
-use super::prefetch::{Shelf, Spans, ask_some};
+use super::prefetch::{Shelf, Span, Spans, ask_some, ask_to_write};
 use super::shares::{Number, Padded, Shares, Taken, Task};
+use super::sleepers::Sleepers;
 use super::splits::{Split, share};
 use super::{Cores, KernelError};
 
+/// The number before that of the first job.
+const NO_JOB: Number = 0;
 /// Looks for a job before a worker without work goes to sleep; tens of microseconds, about the time between
 /// two products of one token.
 const SPINS_BEFORE_SLEEP: u32 = 2_000;
 /// How long a worker computes before it offers its core to other programs. Below the slices that schedulers give (3 to 4 ms on Linux), so
 /// that a worker with a neighbour leaves at the end of a job and not in the middle of one; without one it costs a system call.
 const TURN: Duration = Duration::from_millis(2);
+/// Bytes that are asked for from a task on: what it refers to lies beside it on the caller's stack.
+const TASK_BYTES: usize = 512;
 /// Polls for the last worker to finish before the caller offers its core to it.
 const SPINS_BEFORE_YIELD: u32 = 1_000;
 
@@ -41,9 +46,7 @@ struct Shared {
     /// Whether a task of the job panicked.
     failed: AtomicBool,
     stop: AtomicBool,
-    sleepers: AtomicUsize,
-    sleep: Mutex<()>,
-    wake: Condvar,
+    sleepers: Sleepers,
 }
 
 thread_local! {
@@ -76,15 +79,13 @@ impl Pool {
             return Err(KernelError::Threads { threads });
         }
         let shared = Arc::new(Shared {
-            shares: Shares::new(threads),
+            shares: Shares::new(threads, NO_JOB),
             shelves: (0..threads).map(|_| Padded(Shelf::default())).collect(),
             workers: (1..threads).map(|_| OnceLock::new()).collect(),
             panic: Mutex::new(None),
             failed: AtomicBool::new(false),
             stop: AtomicBool::new(false),
-            sleepers: AtomicUsize::new(0),
-            sleep: Mutex::new(()),
-            wake: Condvar::new(),
+            sleepers: Sleepers::new(),
         });
         let home = Cores::of_this_thread().home(threads);
         let submit = Mutex::new(Places::new(threads - 1, home));
@@ -186,11 +187,10 @@ impl Pool {
         let share = |thread| share(split, threads, thread, tasks);
         // SAFETY: this thread holds the submit lock, and whoever held it before returned only when all its tasks were done, as this function does.
         let (number, first) = unsafe { shared.shares.publish(share, stretch, task) };
-        // Whoever sleeps sees the job, or is seen asleep once the stores are behind the fence: these do not wait for it, nor does their first task.
-        shared.wake_sleepers();
+        // That nobody sleeps who does not see the job is sure when its stores have arrived: the first stretch does not wait for that.
+        shared.sleepers.wake_seen();
         let mut done = shared.execute(0, first);
-        fence(Ordering::SeqCst);
-        shared.wake_sleepers();
+        shared.sleepers.wake();
         shared.drain(0, number, |tasks| done += tasks);
         shared.wait(tasks - done);
         if let Some(split) = split {
@@ -210,9 +210,8 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.shared.stop.store(true, Ordering::SeqCst);
-        drop(lock(&self.shared.sleep));
-        self.shared.wake.notify_all();
+        self.shared.stop.store(true, Ordering::Relaxed);
+        self.shared.sleepers.wake();
         for worker in self.workers.drain(..) {
             // A worker catches the panics of its tasks and has nothing else to report.
             let _ = worker.join();
@@ -229,13 +228,6 @@ impl std::fmt::Debug for Pool {
 impl Shared {
     fn id(&self) -> usize {
         std::ptr::from_ref(self).addr()
-    }
-
-    fn wake_sleepers(&self) {
-        if self.sleepers.load(Ordering::Relaxed) > 0 {
-            drop(lock(&self.sleep));
-            self.wake.notify_all();
-        }
     }
 
     /// Waits until the workers have done so many tasks of the job.
@@ -279,14 +271,14 @@ impl Shared {
 
     /// A worker's life: look for tasks in each job, spin for the next, sleep when none comes.
     fn work(&self, worker: usize) {
-        let mut last_job = 0;
+        let mut last_job = NO_JOB;
         let mut spins = 0;
         let mut turn = Instant::now();
         let mut spans = Spans::default();
         while !self.stop.load(Ordering::Relaxed) {
             let job = self.shares.number(worker);
             if job != last_job {
-                self.shares.expect(worker);
+                self.expect(worker);
                 let mut done = 0;
                 self.drain(worker, job, |tasks| {
                     done += tasks;
@@ -306,20 +298,19 @@ impl Shared {
                     std::hint::spin_loop();
                 }
             } else {
-                self.sleep_until_job_after(worker, last_job);
+                self.sleepers
+                    .sleep_until(|| self.stop.load(Ordering::Relaxed) || self.shares.number(worker) != last_job);
                 spins = 0;
                 turn = Instant::now();
             }
         }
     }
 
-    fn sleep_until_job_after(&self, worker: usize, last_job: Number) {
-        let mut guard = lock(&self.sleep);
-        self.sleepers.fetch_add(1, Ordering::SeqCst);
-        while !self.stop.load(Ordering::SeqCst) && self.shares.number(worker) == last_job {
-            guard = self.wake.wait(guard).unwrap_or_else(PoisonError::into_inner);
-        }
-        self.sleepers.fetch_sub(1, Ordering::SeqCst);
+    /// Asks for what a worker needs to begin.
+    fn expect(&self, worker: usize) {
+        let [share, task] = self.shares.places(worker);
+        ask_to_write(share, 1);
+        Span::at(task, TASK_BYTES).ask_all();
     }
 }
 
@@ -346,7 +337,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::AtomicU32;
+    use std::sync::atomic::{AtomicU32, AtomicUsize};
 
     #[test]
     fn every_task_runs_once() {

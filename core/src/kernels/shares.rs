@@ -4,21 +4,17 @@
 //! each line that another has written takes as long as hundreds of instructions. To take tasks is to join the job: a thread that has taken none
 //! is not waited for, and what one leaves the others take.
 
-use std::cell::UnsafeCell;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
-use super::prefetch::{Span, ask_to_write};
+use super::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering, UnsafeCell};
 
 /// Called with the number of a thread, below that of all, and tasks.
 pub(super) type Task<'a> = dyn Fn(usize, Range<usize>) + Sync + 'a;
 
-/// Bytes that are asked for from a task on: what it refers to lies beside it on the caller's stack.
-const TASK_BYTES: usize = 512;
 /// Tasks at the end of a share that are not halved any more.
 const LAST: usize = 3;
 /// Bits of a word below the job's number.
-const NEXT_BITS: u32 = 32;
+const LEFT_BITS: u32 = 32;
 
 /// The number of a job. It comes again after 2³² others.
 pub(super) type Number = u32;
@@ -29,12 +25,13 @@ pub(super) struct Padded<T>(pub T);
 
 /// One thread's share.
 struct Share {
-    /// The job's number, then the next task that nobody has taken.
+    /// The job's number, then how many tasks are left that nobody has taken, those at the end of the share.
     word: AtomicU64,
     /// How many of the job's tasks, of whatever share, the thread has done.
     done: AtomicU32,
+    /// Where the share ends, as is known to a thread with a task in hand; the fields below likewise.
     end: AtomicU32,
-    /// Tasks that are taken at a time, at most.
+    /// Tasks that are taken at a time, at most; of no consequence if it is another job's.
     stretch: AtomicU32,
     /// Where the task is, for requests before one is taken.
     at: AtomicUsize,
@@ -72,14 +69,14 @@ impl Taken {
 }
 
 impl Shares {
-    /// The most tasks a job may have: what is added to a word never reaches the job's number.
+    /// The most tasks a job may have.
     pub const MAX_TASKS: usize = 1 << 30;
 
-    /// Without a job yet, whose number would be 0.
-    pub fn new(threads: usize) -> Self {
+    /// Without a job yet: the number of the first is the one after `last`.
+    pub fn new(threads: usize, last: Number) -> Self {
         let nothing: &'static Task<'static> = &|_, _| {};
         let share = || Share {
-            word: AtomicU64::new(0),
+            word: AtomicU64::new(word(last, 0)),
             done: AtomicU32::new(0),
             end: AtomicU32::new(0),
             stretch: AtomicU32::new(1),
@@ -115,23 +112,22 @@ impl Shares {
             share.at.store(task.addr(), Ordering::Relaxed);
             share.done.store(0, Ordering::Relaxed);
             // SAFETY: the caller's promise: nobody has a task in hand, nor can take one before the word below.
-            unsafe { *share.task.get() = task };
-            let next = if thread == 0 { first.end } else { own.start };
-            share.word.store(word(number, next as u32), Ordering::Release);
+            share.task.with_mut(|at| unsafe { *at = task });
+            let left = if thread == 0 { own.len() - first.len() } else { own.len() };
+            share.word.store(word(number, left as u32), Ordering::Release);
         }
         (number, Taken { tasks: first, task })
     }
 
-    /// The number of the job that a thread was given last, in the total order that sleeping needs.
+    /// The number of the job that a thread was given last.
     pub fn number(&self, thread: usize) -> Number {
-        number_of(self.shares[thread].0.word.load(Ordering::SeqCst))
+        number_of(self.shares[thread].0.word.load(Ordering::Acquire))
     }
 
-    /// Asks for what a thread needs to begin.
-    pub fn expect(&self, thread: usize) {
+    /// Where what a thread needs to begin lies: its share, and the task.
+    pub fn places(&self, thread: usize) -> [*const u8; 2] {
         let share = &self.shares[thread].0;
-        ask_to_write(std::ptr::from_ref(share).cast(), 1);
-        Span::at(std::ptr::without_provenance(share.at.load(Ordering::Relaxed)), TASK_BYTES).ask_all();
+        [std::ptr::from_ref(share).cast(), std::ptr::without_provenance(share.at.load(Ordering::Relaxed))]
     }
 
     /// Takes tasks of `owner`'s share: up to the stretch, and no more than half of what is left unless that is little. `None` if none is left or there is another job.
@@ -139,23 +135,18 @@ impl Shares {
         let share = &self.shares[owner].0;
         let mut now = share.word.load(Ordering::Acquire);
         loop {
-            let next = next_of(now);
-            let left = share.end.load(Ordering::Relaxed).saturating_sub(next);
+            let left = left_of(now);
             if number_of(now) != number || left == 0 {
                 return None;
             }
             let take = taken_of(left as usize, share.stretch.load(Ordering::Relaxed) as usize);
-            let then = now + take as u64;
-            match share.word.compare_exchange_weak(now, then, Ordering::Acquire, Ordering::Relaxed) {
+            match share.word.compare_exchange_weak(now, now - take as u64, Ordering::Acquire, Ordering::Relaxed) {
                 Ok(_) => {
-                    // Again, because before it may have been another job's with the same number.
-                    let end = share.end.load(Ordering::Relaxed).min(next_of(then));
-                    if next >= end {
-                        return None;
-                    }
-                    // SAFETY: this thread has tasks in hand, so nobody writes.
-                    let task = unsafe { *share.task.get() };
-                    return Some(Taken { tasks: next as usize..end as usize, task });
+                    // From here on this thread has tasks in hand, and nobody writes what it reads. Before, the next job may be on its way.
+                    let start = share.end.load(Ordering::Relaxed) as usize - left as usize;
+                    // SAFETY: as said.
+                    let task = share.task.with(|at| unsafe { *at });
+                    return Some(Taken { tasks: start..start + take, task });
                 }
                 Err(found) => now = found,
             }
@@ -183,62 +174,14 @@ fn taken_of(left: usize, stretch: usize) -> usize {
     (if left <= LAST { left } else { left / 2 }).clamp(1, stretch)
 }
 
-fn word(number: Number, next: u32) -> u64 {
-    u64::from(number) << NEXT_BITS | u64::from(next)
+fn word(number: Number, left: u32) -> u64 {
+    u64::from(number) << LEFT_BITS | u64::from(left)
 }
 
 fn number_of(word: u64) -> Number {
-    (word >> NEXT_BITS) as Number
+    (word >> LEFT_BITS) as Number
 }
 
-fn next_of(word: u64) -> u32 {
+fn left_of(word: u64) -> u32 {
     word as u32
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::splits::share;
-    use super::*;
-
-    #[test]
-    fn every_task_of_a_job_is_taken_once_and_none_of_another() {
-        let shares = Shares::new(3);
-        for (tasks, stretch) in [(1, 1), (2, 5), (3, 1), (100, 7), (100, usize::MAX), (Shares::MAX_TASKS, usize::MAX)] {
-            let before = shares.number(1);
-            // SAFETY: this thread alone publishes and takes, and the task does not end.
-            let (number, first) =
-                unsafe { shares.publish(|thread| share(None, 3, thread, tasks), stretch, &|_, _| {}) };
-            assert!((0..3).all(|thread| shares.number(thread) == number));
-            assert!(shares.take(before, 1).is_none(), "tasks of the job before");
-            let mut taken = vec![first.tasks];
-            for owner in [1, 0, 2] {
-                taken.extend(std::iter::from_fn(|| shares.take(number, owner)).map(|taken| taken.tasks));
-            }
-            assert!(taken.iter().skip(1).all(|range| !range.is_empty() && range.len() <= stretch), "{taken:?}");
-            taken.sort_by_key(|range| (range.start, range.end));
-            let end = taken.iter().try_fold(0, |end, range| (range.start == end).then_some(range.end));
-            assert_eq!(end, Some(tasks), "{taken:?}");
-
-            assert!(shares.others_have_done(0) && !shares.others_have_done(tasks));
-            shares.set_done(1, tasks - 1);
-            shares.set_done(2, 1);
-            assert!(shares.others_have_done(tasks));
-        }
-    }
-
-    #[test]
-    fn numbers_come_again() {
-        let shares = Shares::new(2);
-        shares.shares.iter().for_each(|share| share.0.word.store(word(Number::MAX, 9), Ordering::Relaxed));
-        // SAFETY: as above.
-        let (number, first) = unsafe { shares.publish(|thread| share(None, 2, thread, 8), 1, &|_, _| {}) };
-        assert_eq!((number, first.tasks), (0, 0..1));
-        assert_eq!(
-            std::iter::from_fn(|| shares.take(0, 1)).map(|taken| taken.tasks.start).collect::<Vec<_>>(),
-            [4, 5, 6, 7]
-        );
-        // One that was held up since the last job of this number takes a task that has no end.
-        shares.shares[1].0.end.store(3, Ordering::Relaxed);
-        assert!(shares.take(0, 1).is_none());
-    }
 }
