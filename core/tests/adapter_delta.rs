@@ -412,8 +412,10 @@ fn planned_lengths_never_allocate_in_blocks_either() {
     let cache = PlanCache::new();
     for d2 in [576, 577] {
         let delta = delta(cache.seeded(shape(192, d2), 500, 1).unwrap(), 1, 300.0);
-        let mut block = DeltaBlock::new(Arc::new(Transforms::new()), [192, d2]);
+        let transforms = Arc::new(Transforms::new());
+        let mut block = DeltaBlock::new(Arc::clone(&transforms), [192, d2]);
         let (x, mut y) = (row(16 * d2, 1), row(16 * 192, 3));
+        delta.prepare_rows(&transforms);
         let before = ALLOCATIONS.with(Cell::get);
         for rows in [16, 5] {
             block.begin_input();

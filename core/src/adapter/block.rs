@@ -13,7 +13,7 @@ use super::{DeltaScratch, RowOrder, Side};
 ///
 /// Kinds that are not spectral add to [dense](Self::dense) rows instead; a kind, or a length, without a form of its own for
 /// blocks goes [row by row](Self::each_row).
-/// Lengths given to [`new`](Self::new) never allocate; another length does on its first use.
+/// Lengths given to [`new`](Self::new) never allocate; another length does on its first use, and so does a change that is not [prepared](super::Delta::prepare_rows).
 #[derive(Debug)]
 pub struct DeltaBlock {
     row: DeltaScratch,

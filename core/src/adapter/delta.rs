@@ -22,7 +22,8 @@ use super::{DeltaBlock, DeltaScratch, FourierDelta, LoraDelta};
 ///
 /// or, for many rows, the same with a [`DeltaBlock`] and [`apply_rows`](Delta::apply_rows);
 /// and backward, with `begin_upstream` for a new `g = ∂L/∂h`, [`gradient`](Delta::gradient) for the parameters and
-/// [`adjoint`](Delta::adjoint) for `∂L/∂x`, or their forms for many rows. Nothing is allocated once the scratch knows the lengths.
+/// [`adjoint`](Delta::adjoint) for `∂L/∂x`, or their forms for many rows. Nothing is allocated once the scratch knows the lengths and, for many rows,
+/// the change is [prepared](Delta::prepare_rows).
 pub trait Delta: Send + Sync + fmt::Debug {
     /// The shape of the weight it changes.
     fn shape(&self) -> Shape;
@@ -55,6 +56,10 @@ pub trait Delta: Send + Sync + fmt::Debug {
     fn stream(&self) -> &[u8] {
         &[]
     }
+
+    /// Makes what the forms for many rows keep, if they keep anything, with the transforms that they will be given. They make it themselves
+    /// when they are first called, if this was not.
+    fn prepare_rows(&self, _transforms: &Transforms) {}
 
     /// Adds `weight · ΔWx` to the scratch's output.
     ///

@@ -124,6 +124,10 @@ impl Delta for FourierDelta {
         bytemuck::cast_slice(&self.stored)
     }
 
+    fn prepare_rows(&self, transforms: &Transforms) {
+        self.plan.prepare_lanes(transforms);
+    }
+
     fn apply(&self, weight: f32, x: &[f32], scratch: &mut DeltaScratch) {
         assert_eq!(x.len(), self.shape().cols(), "inputs of a {} module", self.shape());
         let (input, output, held, ahead) = scratch.spectra(Side::Input, x, self.shape().rows());

@@ -17,8 +17,8 @@ use crate::gguf::GgmlType;
 /// Weight rows handed to a kernel at a time: with a tile of activation rows they stay in the first-level cache, so that
 /// a batch reads each of them from memory once.
 const PANEL_ROWS: usize = 32;
-/// Tasks, or for one row of activations stretches of them, per thread and job, so that a thread that was held up leaves its share to the others.
-const TASKS_PER_THREAD: usize = 4;
+/// Stretches of tasks per thread and job with one row of activations, so that a thread that was held up leaves its share to the others.
+const STRETCHES_PER_THREAD: usize = 4;
 /// Least work of a task in weight bytes times activation rows: about a microsecond.
 const TASK_BYTES: usize = 16 << 10;
 /// Bytes that a worker fetches of its share of the products to come, at most: a part of a second-level cache.
@@ -218,7 +218,7 @@ impl Compute {
                 }
             };
             match x.rows() {
-                1 => self.pool.run_stretches(tasks, tasks.div_ceil(self.threads() * TASKS_PER_THREAD), split, &run),
+                1 => self.pool.run_stretches(tasks, tasks.div_ceil(self.threads() * STRETCHES_PER_THREAD), split, &run),
                 _ => self.pool.run_indexed(tasks, &|worker, i| run(worker, i..i + 1)),
             }
             left = 0;
@@ -300,13 +300,9 @@ impl Cut {
         let (threads, rows) = (compute.threads(), w.rows());
         let row_work = w.row_bytes().saturating_mul(batch).max(1);
         let each = |rows: usize, work: usize, multiple: usize| {
-            let share = match (threads, batch) {
-                (1, _) => rows,
-                // Taken several at a time; small ones divide well between threads that have other work too.
-                (_, 1) => 1,
-                _ => rows.div_ceil(threads * TASKS_PER_THREAD),
-            };
-            share.max(TASK_BYTES.div_ceil(work)).next_multiple_of(multiple)
+            // Small ones divide well between threads: a batch's are single panels, those of one row are taken several at a time.
+            let least = if threads == 1 { rows } else { TASK_BYTES.div_ceil(work) };
+            least.max(1).next_multiple_of(multiple)
         };
         // Multiples that keep two tasks off the same cache line of the output.
         if batch == 1 && (compute.kernels.kernel)(w.ty()).pair.is_some() {

@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 
 use crate::adapter::{Adapter, AdapterError, Delta};
 use crate::gguf::Gguf;
+use crate::spectral::Transforms;
 
 use super::weights::LinearKind;
 use super::{Decoder, ModelError};
@@ -78,6 +79,7 @@ impl BoundAdapter {
         name: String,
         decoder: &Decoder,
         base: &Arc<Gguf>,
+        transforms: &Transforms,
     ) -> Result<Self, ModelError> {
         // The fingerprint touches pages all over the file, so that nobody asks for it who need not.
         if adapter.base().is_some() {
@@ -100,6 +102,7 @@ impl BoundAdapter {
             matched += 1;
             offsets[layer][kind as usize] = parameters;
             parameters += delta.parameters();
+            delta.prepare_rows(transforms);
             if layers[layer][kind as usize].replace(delta.clone()).is_some() {
                 // The same linear by the names of two wrappers: neither change may silently win.
                 return Err(AdapterError::Duplicate { module: module.to_owned() }.into());

@@ -211,7 +211,7 @@ impl Model {
     /// [`ModelError::ModuleShape`], [`ModelError::MissingModules`]; [`ModelError::Gguf`] if the file changed.
     pub fn bind(&self, adapter: Arc<Adapter>, name: impl Into<String>) -> Result<Arc<BoundAdapter>, ModelError> {
         self.gguf.check_unchanged()?;
-        BoundAdapter::new(adapter, name.into(), &self.decoder, &self.gguf).map(Arc::new)
+        BoundAdapter::new(adapter, name.into(), &self.decoder, &self.gguf, &self.transforms).map(Arc::new)
     }
 
     /// An empty KV cache with room for `capacity` positions.

@@ -13,7 +13,7 @@
 //! inputs hold their conjugates too, after the bins. All three share the bins and which of the two it is, because
 //! conjugating both frequencies of an entry is what both directions do. Several adapters add into one `Z` before a single inverse
 //! transform; the first writes it ([`Held`]).
-//! Coefficients and gradients are in the plan's stored order. Nothing here allocates.
+//! Coefficients and gradients are in the plan's stored order. Nothing here allocates, but for many rows with a plan that is not prepared for them.
 //!
 //! The adjoint of one row is not compiled for wide vectors: with those at hand the compiler gathers from eight places in one
 //! instruction, which takes longer than eight loads.
@@ -24,7 +24,7 @@ use super::lanes::{LANES, LaneBin};
 use super::plan::Bins;
 use super::{LaneSpectra, LaneSpectraMut, Plan, RealFft};
 pub use crate::kernels::runs::Held;
-use crate::kernels::runs::{Index, Placed, Runs};
+use crate::kernels::runs::{Index, Runs, Slot};
 use crate::kernels::vector::fma;
 use crate::kernels::{Ahead, Widest, widest};
 
@@ -103,15 +103,8 @@ pub fn apply_lanes(
     output: LaneSpectraMut<'_>,
     held: Held,
 ) {
-    let shape = plan.shape();
-    assert!(
-        input.fft.len() == shape.cols() && output.fft.len() == shape.rows(),
-        "spectra of other lengths than {shape}"
-    );
-    let scale = half_scale(plan, alpha);
-    let x = Placed { bins: input.bins, slots: input.fft.sources() };
-    let z = Placed { bins: output.bins, slots: output.fft.sources() };
-    with_runs!(plan, |runs| runs.lane_sums(stored, scale, x, z, held));
+    let runs = plan.lane_runs(input.fft, output.fft);
+    runs.lane_sums(stored, half_scale(plan, alpha), input.bins, output.bins, held);
 }
 
 /// The spectrum of `ΔWᵀg`, or that added to what `output` holds: [`apply`] with the sides exchanged.
@@ -143,7 +136,8 @@ pub fn adjoint_lanes(
     if held == Held::Nothing {
         output.bins.fill(LaneBin::ZERO);
     }
-    widest(AdjointLanes { plan, stored, scale: half_scale(plan, alpha), upstream, output });
+    let runs = plan.lane_runs(output.fft, upstream.fft);
+    widest(AdjointLanes { runs, stored, scale: half_scale(plan, alpha), g: upstream.bins, y: output.bins });
 }
 
 /// Adds one token's `∂L/∂c` to `gradient` (stored order).
@@ -169,7 +163,8 @@ pub fn gradient_lanes(
     gradient: &mut [f32],
 ) {
     let scale = (alpha / plan.shape().area() as f64) as f32;
-    widest(GradientLanes { plan, scale, input, upstream, gradient });
+    let runs = plan.lane_runs(input.fft, upstream.fft);
+    widest(GradientLanes { runs, scale, x: input.bins, g: upstream.bins, gradient });
 }
 
 /// `α/(2·d1·d2)`: the half undoes the two of `twice_real`.
@@ -192,11 +187,11 @@ fn adjoint_row(plan: &Plan, stored: &[f32], scale: f32, upstream: &[Complex32], 
 }
 
 struct AdjointLanes<'a> {
-    plan: &'a Plan,
+    runs: Runs<'a, Slot>,
     stored: &'a [f32],
     scale: f32,
-    upstream: LaneSpectra<'a>,
-    output: LaneSpectraMut<'a>,
+    g: &'a [LaneBin],
+    y: &'a mut [LaneBin],
 }
 
 impl Widest for AdjointLanes<'_> {
@@ -204,29 +199,27 @@ impl Widest for AdjointLanes<'_> {
 
     #[inline(always)]
     fn run<const F: bool>(self) {
-        let Self { plan, stored, scale, upstream, output } = self;
-        let (from, to) = (upstream.fft.slots(), output.fft.sources());
-        for_runs!(plan, |run| {
+        let Self { runs, stored, scale, g, y } = self;
+        for run in runs {
             for (target, (sources, stored)) in run.targets().iter().zip(run.sources().zip(run.factors(stored))) {
-                let g = scaled_bin(&upstream.bins[from[target.at()].at()], scale);
+                let g = scaled_bin(&g[target.at()], scale);
                 for (source, &c) in sources.iter().zip(stored) {
-                    let slot = to[source.at()];
-                    let (y, signed) = (&mut output.bins[slot.at()], slot.sign() * c);
+                    let (y, signed) = (&mut y[source.at()], source.sign() * c);
                     for l in 0..LANES {
                         y.re[l] = fma::<F>(c, g.re[l], y.re[l]);
                         y.im[l] = fma::<F>(signed, g.im[l], y.im[l]);
                     }
                 }
             }
-        });
+        }
     }
 }
 
 struct GradientLanes<'a> {
-    plan: &'a Plan,
+    runs: Runs<'a, Slot>,
     scale: f32,
-    input: LaneSpectra<'a>,
-    upstream: LaneSpectra<'a>,
+    x: &'a [LaneBin],
+    g: &'a [LaneBin],
     gradient: &'a mut [f32],
 }
 
@@ -235,18 +228,16 @@ impl Widest for GradientLanes<'_> {
 
     #[inline(always)]
     fn run<const F: bool>(self) {
-        let Self { plan, scale, input, upstream, gradient } = self;
-        let (of_x, of_g) = (input.fft.sources(), upstream.fft.slots());
-        for_runs!(plan, |run| {
+        let Self { runs, scale, x, g, gradient } = self;
+        for run in runs {
             for (target, (sources, out)) in run.targets().iter().zip(run.sources().zip(run.factors_mut(gradient))) {
-                let g = scaled_bin(&upstream.bins[of_g[target.at()].at()], scale);
+                let g = scaled_bin(&g[target.at()], scale);
                 for (source, out) in sources.iter().zip(out) {
-                    let slot = of_x[source.at()];
-                    let (x, sign) = (&input.bins[slot.at()], slot.sign());
+                    let (x, sign) = (&x[source.at()], source.sign());
                     *out += total(std::array::from_fn(|l| fma::<F>(g.re[l], x.re[l], sign * g.im[l] * x.im[l])));
                 }
             }
-        });
+        }
     }
 }
 

@@ -3,85 +3,69 @@
 //! Most of an entry's time would go into finding out where its bins are and that they exist, so that is known before the loop, and where
 //! a target's number of entries is known there is no loop over them.
 
-use super::{Below, Held, Index, RunOf, Runs, Slot};
+use super::{Held, RunOf, Runs, Slot};
 use crate::kernels::{LANES, LaneBin, Vector, Vectorised, vectorised};
 
 /// Vectors of the narrowest kind in a bin's real parts.
 const MOST: usize = LANES / 4;
 
-/// Bins and where they are.
-pub struct Placed<'a, X> {
-    /// The bins.
-    pub bins: X,
-    /// Their places.
-    pub slots: &'a Below<Slot>,
-}
-
-impl<B: Index> Runs<'_, B> {
-    /// `z[target] = scale · Σ factor · x[source]` in every lane, or that added to the sum that `z` holds; conjugates where the source's slot
+impl Runs<'_, Slot> {
+    /// `z[target] = scale · Σ factor · x[source]` in every lane, or that added to the sum that `z` holds; conjugates where the source
     /// says so.
     ///
     /// # Panics
-    /// If a slot lies outside `x` or `z`, there is none for a source or a target, or there are not as many factors in `stored` as entries.
+    /// If a target or a source lies outside `z` or `x`, or there are not as many factors in `stored` as entries.
     #[inline]
-    pub fn lane_sums(
-        self,
-        stored: &[f32],
-        scale: f32,
-        x: Placed<'_, &[LaneBin]>,
-        z: Placed<'_, &mut [LaneBin]>,
-        held: Held,
-    ) {
+    pub fn lane_sums(self, stored: &[f32], scale: f32, x: &[LaneBin], z: &mut [LaneBin], held: Held) {
         let [target, source] = self.bounds;
-        assert!(target <= z.slots.len() && source <= x.slots.len(), "slots of spectra");
-        assert!(z.slots.bound <= z.bins.len() && x.slots.bound <= x.bins.len(), "bins of spectra");
+        assert!(target <= z.len() && source <= x.len(), "bins of spectra");
         match held {
-            Held::Nothing => vectorised(Sums::<B, false> { runs: self, stored, scale, x, z }),
-            Held::Sum => vectorised(Sums::<B, true> { runs: self, stored, scale, x, z }),
+            Held::Nothing => vectorised(Sums::<false> { runs: self, stored, scale, x, z }),
+            Held::Sum => vectorised(Sums::<true> { runs: self, stored, scale, x, z }),
         }
     }
 }
 
-/// The slots that targets and sources name are inside the spectra. `ADD`: to what `z` holds.
-struct Sums<'a, B, const ADD: bool> {
-    runs: Runs<'a, B>,
+/// Targets and sources are inside the spectra. `ADD`: to what `z` holds.
+struct Sums<'a, const ADD: bool> {
+    runs: Runs<'a, Slot>,
     stored: &'a [f32],
     scale: f32,
-    x: Placed<'a, &'a [LaneBin]>,
-    z: Placed<'a, &'a mut [LaneBin]>,
+    x: &'a [LaneBin],
+    z: &'a mut [LaneBin],
 }
 
-impl<B: Index, const ADD: bool> Vectorised for Sums<'_, B, ADD> {
+impl<const ADD: bool> Vectorised for Sums<'_, ADD> {
     #[inline(always)]
     fn run<V: Vector>(self) {
-        let Self { runs, stored, scale, x, mut z } = self;
-        let all = runs.targets.len() == z.bins.len();
+        let Self { runs, stored, scale, x, z } = self;
+        let all = runs.targets.len() == z.len();
         for run in runs {
             let stored = &stored[run.stored.clone()];
             match run.entries {
                 0 if ADD => {}
                 // They come first, and most of all bins are written faster one after the other.
-                0 if all && 2 * run.targets.len() > z.bins.len() => z.bins.fill(LaneBin::ZERO),
-                0 => run.targets.iter().for_each(|target| z.bins[z.slots[target.at()].at()] = LaneBin::ZERO),
-                1 => run.lanes::<V, 1, ADD>(stored, scale, &x, &mut z),
-                2 => run.lanes::<V, 2, ADD>(stored, scale, &x, &mut z),
-                3 => run.lanes::<V, 3, ADD>(stored, scale, &x, &mut z),
-                4 => run.lanes::<V, 4, ADD>(stored, scale, &x, &mut z),
-                _ => run.lanes::<V, 0, ADD>(stored, scale, &x, &mut z),
+                0 if all && 2 * run.targets.len() > z.len() => z.fill(LaneBin::ZERO),
+                0 => run.targets.iter().for_each(|target| z[target.at()] = LaneBin::ZERO),
+                1 => run.lanes::<V, 1, ADD>(stored, scale, x, z),
+                2 => run.lanes::<V, 2, ADD>(stored, scale, x, z),
+                3 => run.lanes::<V, 3, ADD>(stored, scale, x, z),
+                4 => run.lanes::<V, 4, ADD>(stored, scale, x, z),
+                _ => run.lanes::<V, 0, ADD>(stored, scale, x, z),
             }
         }
     }
 }
 
-impl<B: Index> RunOf<'_, B> {
+impl RunOf<'_, Slot> {
     /// `ENTRIES` of each target, or any number from 1 on if that is 0. The bins are known to be inside the spectra, and `stored` are the run's.
     #[inline(always)]
     fn lanes<V: Vector, const ENTRIES: usize, const ADD: bool>(
         &self,
         stored: &[f32],
         scale: f32,
-        x: &Placed<'_, &[LaneBin]>,
-        z: &mut Placed<'_, &mut [LaneBin]>,
+        x: &[LaneBin],
+        z: &mut [LaneBin],
     ) {
         let entries = if ENTRIES == 0 { self.entries } else { ENTRIES };
         let parts = LANES / V::WIDTH;
@@ -90,21 +74,19 @@ impl<B: Index> RunOf<'_, B> {
         for (target, (sources, factors)) in targets {
             let (mut re, mut im) = ([V::splat(0.0); MOST], [V::splat(0.0); MOST]);
             for e in 0..entries {
-                // SAFETY: sources are below their bound, for which there are slots, and slots below theirs, for which there are bins.
-                let (slot, x) = unsafe {
-                    let slot = x.slots.get_unchecked(sources[e].at());
-                    (slot, x.bins.get_unchecked(slot.at()))
-                };
+                let source = sources[e];
+                // SAFETY: sources are below their bound, for which there are bins.
+                let x = unsafe { x.get_unchecked(source.at()) };
                 let factor = V::splat(factors[e]);
-                let turned = factor.mul(V::splat(slot.sign));
+                let turned = factor.mul(V::splat(source.sign));
                 for p in 0..parts {
                     let (x_re, x_im) = (V::load(&x.re, p * V::WIDTH), V::load(&x.im, p * V::WIDTH));
                     re[p] = if e == 0 { x_re.mul(factor) } else { x_re.mul_add(factor, re[p]) };
                     im[p] = if e == 0 { x_im.mul(turned) } else { x_im.mul_add(turned, im[p]) };
                 }
             }
-            // SAFETY: as above.
-            let z = unsafe { z.bins.get_unchecked_mut(z.slots.get_unchecked(target.at()).at()) };
+            // SAFETY: as above, of targets.
+            let z = unsafe { z.get_unchecked_mut(target.at()) };
             for p in 0..parts {
                 let at = p * V::WIDTH;
                 for (sum, z) in [(re[p], &mut z.re), (im[p], &mut z.im)] {
@@ -118,41 +100,43 @@ impl<B: Index> RunOf<'_, B> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Run;
     use super::super::samples::{BINS, drawn, noise};
+    use super::super::{Below, Run};
     use super::*;
 
     fn spectra(seed: usize) -> Vec<LaneBin> {
         (0..BINS).map(|i| LaneBin::from_lanes(|l| (noise(seed + 32 * i + l), noise(seed + 32 * i + 16 + l)))).collect()
     }
 
-    /// Of bins in another order, and of their conjugates.
-    fn slots() -> Below<Slot> {
-        let bins = || (0..BINS).map(|i| Slot::of((i * 5 % BINS) as u32));
-        Below::new(bins().chain(bins().map(Slot::conjugate)).collect())
+    /// Bins, and from [`BINS`] on their conjugates.
+    fn slots(numbers: &[u16]) -> Below<Slot> {
+        let slot = |number: &u16| match usize::from(*number) {
+            bin if bin < BINS => Slot::of(bin as u32),
+            number => Slot::of((number - BINS) as u32).conjugate(),
+        };
+        Below::new(numbers.iter().map(slot).collect())
     }
 
     /// Runs of these many targets and entries.
     fn compare(shape: &[(usize, usize)]) {
         let (runs, targets, sources) = drawn(shape, 2 * BINS);
         let stored: Vec<f32> = (0..sources.len()).map(|e| noise(e + 5)).collect();
-        let (x, before, slots) = (spectra(1000), spectra(9000), slots());
-        let (to, from) = (Below::new(targets.as_slice().into()), Below::new(sources.as_slice().into()));
+        let (x, before) = (spectra(1000), spectra(9000));
+        let (to, from) = (slots(&targets), slots(&sources));
         for held in [Held::Sum, Held::Nothing] {
             let mut z = before.clone();
-            let placed = Placed { bins: &mut z[..], slots: &slots };
-            Runs::new(&runs, &to, &from).lane_sums(&stored, 0.75, Placed { bins: &x, slots: &slots }, placed, held);
+            Runs::new(&runs, &to, &from).lane_sums(&stored, 0.75, &x, &mut z, held);
             for lane in 0..LANES {
                 let mut want: Vec<[f64; 2]> = before.iter().map(|z| [z.re[lane].into(), z.im[lane].into()]).collect();
                 let (mut target, mut entry) = (0, 0);
                 for &(count, entries) in shape {
                     for _ in 0..count {
-                        let z = &mut want[slots[usize::from(targets[target])].at()];
+                        let z = &mut want[to[target].at()];
                         if held == Held::Nothing {
                             *z = [0.0; 2];
                         }
                         for _ in 0..entries {
-                            let (slot, c) = (slots[usize::from(sources[entry])], 0.75 * f64::from(stored[entry]));
+                            let (slot, c) = (from[entry], 0.75 * f64::from(stored[entry]));
                             z[0] += c * f64::from(x[slot.at()].re[lane]);
                             z[1] += c * f64::from(x[slot.at()].im[lane] * slot.sign());
                             entry += 1;
@@ -182,16 +166,14 @@ mod tests {
     #[test]
     fn what_lies_outside_is_refused() {
         let runs = [Run { targets: 2, entries: 1 }];
-        let (targets, sources) = (Below::new([3u16, 8].into()), Below::new([5u16, 1].into()));
-        let (all, x) = (slots(), spectra(0));
-        let few = || Below::new(all[..8].into());
-        let done = |factors: usize, from: &Below<Slot>, to: &Below<Slot>, bins: usize| {
+        let (targets, sources, x) = (slots(&[3, 8]), slots(&[5, 1]), spectra(0));
+        let done = |factors: usize, sources_of: usize, targets_of: usize| {
             let (stored, mut z) = (vec![0.0; factors], spectra(0));
-            let (x, z) = (Placed { bins: &x[..], slots: from }, Placed { bins: &mut z[..bins], slots: to });
-            let work = || Runs::new(&runs, &targets, &sources).lane_sums(&stored, 1.0, x, z, Held::Sum);
+            let runs = Runs::new(&runs, &targets, &sources);
+            let work = || runs.lane_sums(&stored, 1.0, &x[..sources_of], &mut z[..targets_of], Held::Sum);
             std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).is_ok()
         };
-        assert!(done(2, &all, &all, BINS) && done(2, &few(), &all, BINS));
-        assert!(!done(1, &all, &all, BINS) && !done(2, &all, &few(), BINS) && !done(2, &all, &all, BINS - 1));
+        assert!(done(2, BINS, BINS) && done(2, 6, 9));
+        assert!(!done(1, BINS, BINS) && !done(2, 5, BINS) && !done(2, BINS, 8));
     }
 }

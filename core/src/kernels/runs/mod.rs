@@ -29,8 +29,6 @@ mod two;
 
 use std::ops::{Deref, Range};
 
-pub use lanes::Placed;
-
 /// What is where sums go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Held {

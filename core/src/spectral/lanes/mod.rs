@@ -14,7 +14,7 @@ mod rows;
 
 use super::RealFft;
 use super::passes::{Stage, place, stages};
-use crate::kernels::runs::{Below, Held, Slot};
+use crate::kernels::runs::{Held, Slot};
 pub use crate::kernels::{LANES, LaneBin};
 use crate::kernels::{Vector, Vectorised, vectorised};
 use ends::{ENDS, Ends};
@@ -48,7 +48,7 @@ pub struct LaneFft {
     /// All passes of the complex transform but the last.
     stages: Box<[Stage]>,
     ends: Ends,
-    sources: Below<Slot>,
+    sources: Box<[Slot]>,
 }
 
 impl LaneFft {
@@ -65,7 +65,7 @@ impl LaneFft {
         let bins = || slots.iter().map(|slot| Slot::of(*slot));
         // Nothing is read from between bins and conjugates.
         let between = std::iter::repeat_n(Slot::of(0), RealFft::conjugates(len) - slots.len());
-        let sources = Below::new(bins().chain(between).chain(bins().map(Slot::conjugate)).collect());
+        let sources = bins().chain(between).chain(bins().map(Slot::conjugate)).collect();
         Some(Self { half, stages: stages.into(), ends, sources })
     }
 
@@ -86,7 +86,7 @@ impl LaneFft {
     }
 
     /// [`slots`](Self::slots), and from [`RealFft::conjugates`] on those of the conjugates: what [`Plan`](super::Plan)'s entries read.
-    pub fn sources(&self) -> &Below<Slot> {
+    pub fn sources(&self) -> &[Slot] {
         &self.sources
     }
 
