@@ -104,20 +104,27 @@ multiversion! {
     rms_norm, rms_norm_body(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32])
 }
 
+/// The two parts of ln 2.
+pub(super) const LN2_HIGH: f32 = 0.693_359_4;
+pub(super) const LN2_LOW: f32 = -2.121_944_4e-4;
+/// Adding and subtracting 1.5·2²³ rounds to the nearest integer.
+pub(super) const ROUND: f32 = 12_582_912.0;
+/// Exponents beyond these are taken for them.
+pub(super) const EXP_RANGE: [f32; 2] = [-87.3, 88.3];
+/// Of r⁷ down to r², over r².
+pub(super) const EXP_COEFFICIENTS: [f32; 6] =
+    [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5];
+
 /// eˣ to about two units in the last place, without branches so that it vectorises: x = n·ln 2 + r, a degree-6
 /// polynomial for eʳ, the exponent field for 2ⁿ. Saturates to 0 and to the largest finite powers instead of overflowing.
 #[inline(always)]
 pub(super) fn exp_lane<const FUSED: bool>(x: f32) -> f32 {
-    const LN2_HIGH: f32 = 0.693_359_4;
-    const LN2_LOW: f32 = -2.121_944_4e-4;
-    /// Adding and subtracting 1.5·2²³ rounds to the nearest integer.
-    const ROUND: f32 = 12_582_912.0;
-    let x = x.clamp(-87.3, 88.3);
+    let x = x.clamp(EXP_RANGE[0], EXP_RANGE[1]);
     let rounded = fma::<FUSED>(x, std::f32::consts::LOG2_E, ROUND);
     let n = rounded - ROUND;
     let r = fma::<FUSED>(n, -LN2_LOW, fma::<FUSED>(n, -LN2_HIGH, x));
-    let mut p = 1.987_569_1e-4;
-    for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
+    let [mut p, rest @ ..] = EXP_COEFFICIENTS;
+    for c in rest {
         p = fma::<FUSED>(p, r, c);
     }
     let e = fma::<FUSED>(p, r * r, r) + 1.0;

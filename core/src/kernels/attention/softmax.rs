@@ -3,7 +3,11 @@
 use std::ops::Range;
 
 use super::TILE;
-use crate::kernels::vector::{LANES, exp_lane, reduce};
+use crate::kernels::vector::{LANES, exp_lane};
+use crate::kernels::vectors::{Vector, Vectorised, exp, vectorised};
+
+/// Vectors of the narrowest kind in a chunk of [`LANES`].
+const MOST: usize = LANES / 4;
 
 /// What a softmax has seen so far: weights are e^(score − `max`).
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -19,67 +23,110 @@ impl Running {
     pub const EMPTY: Self = Self { max: f32::NEG_INFINITY, sum: 0.0 };
 }
 
-#[inline(always)]
-fn fold_tile_body<const FUSED: bool>(
-    scores: &mut [f32],
-    visible: &[Range<usize>],
-    running: &mut [Running],
-    keep: &mut [f32],
-) {
-    let (tiles, _) = scores.as_chunks_mut::<TILE>();
-    for (((tile, visible), running), keep) in tiles.iter_mut().zip(visible).zip(running).zip(keep) {
-        if visible.is_empty() {
-            *tile = [0.0; TILE];
-            *keep = 1.0;
-            continue;
-        }
-        // Lanes as i32, for the comparison to be one of vectors as wide as the scores.
-        let (first, end) = (visible.start as i32, visible.end as i32);
-        let whole = *visible == (0..TILE);
-        if !whole {
-            for i in 0..TILE {
-                let seen = (i as i32 >= first) & ((i as i32) < end);
-                tile[i] = if seen { tile[i] } else { f32::NEG_INFINITY };
-            }
-        }
-        let mut lanes = [f32::NEG_INFINITY; LANES];
-        for chunk in tile.as_chunks::<LANES>().0 {
-            for i in 0..LANES {
-                lanes[i] = if chunk[i] > lanes[i] { chunk[i] } else { lanes[i] };
-            }
-        }
-        let mut width = LANES / 2;
-        while width > 0 {
-            for i in 0..width {
-                lanes[i] = if lanes[i + width] > lanes[i] { lanes[i + width] } else { lanes[i] };
-            }
-            width /= 2;
-        }
-        let max = if lanes[0] > running.max { lanes[0] } else { running.max };
-        for x in tile.iter_mut() {
-            *x = exp_lane::<FUSED>(*x - max);
-        }
-        if !whole {
-            for i in 0..TILE {
-                let seen = (i as i32 >= first) & ((i as i32) < end);
-                tile[i] = if seen { tile[i] } else { 0.0 };
-            }
-        }
-        let mut lanes = [0f32; LANES];
-        for chunk in tile.as_chunks::<LANES>().0 {
-            for i in 0..LANES {
-                lanes[i] += chunk[i];
-            }
-        }
-        *keep = exp_lane::<FUSED>(running.max - max);
-        *running = Running { max, sum: running.sum * *keep + reduce(lanes) };
+/// What a position before an edge holds, and one from there on.
+const fn edge(before: f32, after: f32) -> [f32; 2 * TILE] {
+    let mut edge = [before; 2 * TILE];
+    let mut i = TILE;
+    while i < edge.len() {
+        edge[i] = after;
+        i += 1;
+    }
+    edge
+}
+
+/// Folds a tile's scores into running softmaxes, a row of [`TILE`] each: scores become weights relative to the new maximum,
+/// those outside `visible` 0. What was mixed so far is to be multiplied by `keep`.
+pub fn fold_tile(scores: &mut [f32], visible: &[Range<usize>], running: &mut [Running], keep: &mut [f32]) {
+    // As many rows at a time as one vector has factors of.
+    let rows = scores.chunks_mut(LANES * TILE).zip(visible.chunks(LANES));
+    for ((scores, visible), (running, keep)) in rows.zip(running.chunks_mut(LANES).zip(keep.chunks_mut(LANES))) {
+        vectorised(Fold { tiles: scores.as_chunks_mut().0, visible, running, keep });
     }
 }
 
-multiversion! {
-    /// Folds a tile's scores into running softmaxes, a row of [`TILE`] each: scores become weights relative to the new maximum,
-    /// those outside `visible` 0. What was mixed so far is to be multiplied by `keep`.
-    fold_tile, fold_tile_body(scores: &mut [f32], visible: &[Range<usize>], running: &mut [Running], keep: &mut [f32])
+/// Up to [`LANES`] rows. By hand over vectors, because compilers make single additions and comparisons of the sums and maxima across a row,
+/// three times what the exponentials take.
+struct Fold<'a> {
+    tiles: &'a mut [[f32; TILE]],
+    visible: &'a [Range<usize>],
+    running: &'a mut [Running],
+    keep: &'a mut [f32],
+}
+
+impl Vectorised for Fold<'_> {
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let Self { tiles, visible, running, keep } = self;
+        let rows = || visible.iter().enumerate().filter(|(_, visible)| !visible.is_empty());
+        let mut factors = [0.0; LANES];
+        for (row, visible) in rows() {
+            if *visible != (0..TILE) {
+                confine::<V>(&mut tiles[row], visible, f32::NEG_INFINITY);
+            }
+            let largest = across::<V, true>(&tiles[row]).largest();
+            let max = if largest > running[row].max { largest } else { running[row].max };
+            (factors[row], running[row].max) = (running[row].max - max, max);
+        }
+        for l in (0..LANES).step_by(V::WIDTH) {
+            exp(V::load(&factors, l)).store(&mut factors, l);
+        }
+        for (row, visible) in rows() {
+            let (tile, running) = (&mut tiles[row], &mut running[row]);
+            let max = V::splat(running.max);
+            for chunk in tile.as_chunks_mut().0 {
+                for l in (0..LANES).step_by(V::WIDTH) {
+                    exp(V::load(chunk, l).sub(max)).store(chunk, l);
+                }
+            }
+            if *visible != (0..TILE) {
+                confine::<V>(tile, visible, 0.0);
+            }
+            running.sum = running.sum * factors[row] + across::<V, false>(tile).total();
+        }
+        for (row, (tile, keep)) in tiles.iter_mut().zip(keep).enumerate() {
+            if visible[row].is_empty() {
+                *tile = [0.0; TILE];
+            }
+            // e⁰ where nothing was seen.
+            *keep = factors[row];
+        }
+    }
+}
+
+/// Sets what lies outside `visible` to `outside`, which is not above anything inside.
+#[inline(always)]
+fn confine<V: Vector>(tile: &mut [f32; TILE], visible: &Range<usize>, outside: f32) {
+    const FROM: [[f32; 2 * TILE]; 2] = [edge(f32::NEG_INFINITY, f32::INFINITY), edge(0.0, f32::INFINITY)];
+    const UP_TO: [[f32; 2 * TILE]; 2] = [edge(f32::INFINITY, f32::NEG_INFINITY), edge(f32::INFINITY, 0.0)];
+    let which = usize::from(outside == 0.0);
+    let bounds = [&FROM[which][TILE - visible.start..], &UP_TO[which][TILE - visible.end..]];
+    let [from, up_to] = bounds.map(|bound| bound.as_chunks().0);
+    for ((chunk, from), up_to) in tile.as_chunks_mut().0.iter_mut().zip(from).zip(up_to) {
+        for l in (0..LANES).step_by(V::WIDTH) {
+            V::load(chunk, l).min(V::load(from, l)).min(V::load(up_to, l)).store(chunk, l);
+        }
+    }
+}
+
+/// The chunks of a tile added up, or the `MAX` of them, and then the vectors of that, halves taken together.
+#[inline(always)]
+fn across<V: Vector, const MAX: bool>(tile: &[f32; TILE]) -> V {
+    let mut parts = LANES / V::WIDTH;
+    let mut sums = [V::splat(if MAX { f32::NEG_INFINITY } else { 0.0 }); MOST];
+    for chunk in tile.as_chunks().0 {
+        for (part, sum) in sums[..parts].iter_mut().enumerate() {
+            let x = V::load(chunk, part * V::WIDTH);
+            *sum = if MAX { x.max(*sum) } else { sum.add(x) };
+        }
+    }
+    while parts > 1 {
+        parts /= 2;
+        for part in 0..parts {
+            let (a, b) = (sums[part], sums[part + parts]);
+            sums[part] = if MAX { b.max(a) } else { a.add(b) };
+        }
+    }
+    sums[0]
 }
 
 #[inline(always)]
@@ -99,4 +146,59 @@ fn merge_body<const FUSED: bool>(part: (Running, &[f32]), total: (&mut Running, 
 multiversion! {
     /// Adds the softmax of some positions, and what was mixed with its weights, to that of others.
     merge, merge_body(part: (Running, &[f32]), total: (&mut Running, &mut [f32]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Scores from −8 to 8.
+    fn score(row: usize, i: usize) -> f32 {
+        ((row * 131 + i) as u32).wrapping_mul(2_654_435_761) as f32 / 2f32.powi(28) - 8.0
+    }
+
+    #[test]
+    fn tiles_fold_into_the_softmax_of_all_that_is_visible() {
+        // More rows than go together, with every kind of edge; NaN where nobody may look.
+        let visible: Vec<Range<usize>> =
+            (0..21).map(|row| [0..TILE, row..TILE, 0..row + 1, row..row + 7, 9..9][row % 5].clone()).collect();
+        let rows = visible.len();
+        let mut running = vec![Running::EMPTY; rows];
+        let mut expected = vec![(f64::NEG_INFINITY, 0.0); rows];
+        for tile in 0..3 {
+            let of = |row: usize, i: usize| score(row, tile * TILE + i);
+            let seen = |row: usize, i: usize| visible[row].contains(&i);
+            let mut scores: Vec<f32> = (0..rows * TILE)
+                .map(|at| if seen(at / TILE, at % TILE) { of(at / TILE, at % TILE) } else { f32::NAN })
+                .collect();
+            let mut keep = vec![f32::NAN; rows];
+            fold_tile(&mut scores, &visible, &mut running, &mut keep);
+            for row in 0..rows {
+                let (before, sum) = expected[row];
+                let max = visible[row].clone().map(|i| f64::from(of(row, i))).fold(before, f64::max);
+                let kept = if before == max { 1.0 } else { (before - max).exp() };
+                let mut total = sum * kept;
+                for i in 0..TILE {
+                    let weight = if seen(row, i) { (f64::from(of(row, i)) - max).exp() } else { 0.0 };
+                    total += weight;
+                    let found = f64::from(scores[row * TILE + i]);
+                    assert!((found - weight).abs() <= 2e-6 * weight, "row {row}, {i}: {found:e}, not {weight:e}");
+                }
+                assert!((f64::from(keep[row]) - kept).abs() < 1e-6, "row {row}: {} kept, not {kept}", keep[row]);
+                assert!((f64::from(running[row].sum) - total).abs() <= 2e-6 * total, "row {row}: {:?}", running[row]);
+                assert_eq!(f64::from(running[row].max), max);
+                expected[row] = (max, total);
+            }
+        }
+    }
+
+    #[test]
+    fn a_score_that_is_no_number_is_not_hidden() {
+        for visible in [0..TILE, 3..40] {
+            let (mut scores, mut running, mut keep) = ([0.5; TILE], [Running::EMPTY], [0.0]);
+            scores[17] = f32::NAN;
+            fold_tile(&mut scores, std::slice::from_ref(&visible), &mut running, &mut keep);
+            assert!(!running[0].sum.is_finite(), "{visible:?}: {running:?}");
+        }
+    }
 }

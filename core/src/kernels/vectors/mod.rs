@@ -4,12 +4,15 @@
 //! stand for one are private to this room, and `vectorised` alone names them, after it has asked the CPU: that is why
 //! their functions are safe.
 
+mod exp;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 #[cfg(not(target_arch = "aarch64"))]
 mod portable;
 #[cfg(target_arch = "x86_64")]
 mod x86;
+
+pub(super) use exp::exp;
 
 #[cfg(target_arch = "x86_64")]
 use super::widest::{has_avx2, has_avx512};
@@ -51,6 +54,21 @@ pub trait Vector: Copy {
 
     /// `c − self · b`, rounded likewise.
     fn neg_mul_add(self, b: Self, c: Self) -> Self;
+
+    /// `self` where it is above b, else b, which is so where either is no number.
+    fn max(self, b: Self) -> Self;
+
+    /// `self` where it is below b, else b, which is so where either is no number.
+    fn min(self, b: Self) -> Self;
+
+    /// 2ⁿ of numbers whose lowest bits are the integer n, from −126 to 127.
+    fn power_of_two(self) -> Self;
+
+    /// The sum, halves added to each other until one is left.
+    fn total(self) -> f32;
+
+    /// The largest, found likewise with [`max`](Self::max).
+    fn largest(self) -> f32;
 }
 
 /// A computation over vectors. What `run` calls must be inlined into it.

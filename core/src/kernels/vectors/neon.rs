@@ -57,4 +57,36 @@ impl Vector for Neon {
         // SAFETY: as in `splat`.
         Self(unsafe { vfmsq_f32(c.0, self.0, b.0) })
     }
+    #[inline(always)]
+    fn max(self, b: Self) -> Self {
+        // SAFETY: as in `splat`.
+        Self(unsafe { vbslq_f32(vcgtq_f32(self.0, b.0), self.0, b.0) })
+    }
+    #[inline(always)]
+    fn min(self, b: Self) -> Self {
+        // SAFETY: as in `splat`.
+        Self(unsafe { vbslq_f32(vcltq_f32(self.0, b.0), self.0, b.0) })
+    }
+    #[inline(always)]
+    fn power_of_two(self) -> Self {
+        // SAFETY: as in `splat`.
+        Self(unsafe {
+            let exponents = vaddq_u32(vreinterpretq_u32_f32(self.0), vdupq_n_u32(127));
+            vreinterpretq_f32_u32(vshlq_n_u32::<23>(exponents))
+        })
+    }
+    #[inline(always)]
+    fn total(self) -> f32 {
+        // SAFETY: as in `splat`.
+        unsafe { vpadds_f32(vadd_f32(vget_low_f32(self.0), vget_high_f32(self.0))) }
+    }
+    #[inline(always)]
+    fn largest(self) -> f32 {
+        // SAFETY: as in `splat`.
+        let halves = self.max(Self(unsafe { vextq_f32::<2>(self.0, self.0) }));
+        // SAFETY: as in `splat`.
+        let one = halves.max(Self(unsafe { vextq_f32::<1>(halves.0, halves.0) }));
+        // SAFETY: as in `splat`.
+        unsafe { vgetq_lane_f32::<0>(one.0) }
+    }
 }

@@ -51,4 +51,26 @@ impl Vector for Portable {
     fn neg_mul_add(self, b: Self, c: Self) -> Self {
         Self::each(|i| c.0[i] - self.0[i] * b.0[i])
     }
+    #[inline(always)]
+    fn max(self, b: Self) -> Self {
+        Self::each(|i| if self.0[i] > b.0[i] { self.0[i] } else { b.0[i] })
+    }
+    #[inline(always)]
+    fn min(self, b: Self) -> Self {
+        Self::each(|i| if self.0[i] < b.0[i] { self.0[i] } else { b.0[i] })
+    }
+    #[inline(always)]
+    fn power_of_two(self) -> Self {
+        Self::each(|i| f32::from_bits(self.0[i].to_bits().wrapping_add(127) << 23))
+    }
+    #[inline(always)]
+    fn total(self) -> f32 {
+        let [a, b, c, d] = self.0;
+        (a + c) + (b + d)
+    }
+    #[inline(always)]
+    fn largest(self) -> f32 {
+        let halves = self.max(Self::each(|i| self.0[(i + 2) % 4]));
+        halves.max(Self::each(|i| halves.0[(i + 1) % 4])).0[0]
+    }
 }

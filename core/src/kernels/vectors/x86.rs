@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use super::Vector;
 
-/// Needs AVX-512F.
+/// Needs AVX-512F and DQ.
 #[derive(Clone, Copy)]
 pub(super) struct Avx512(__m512);
 
@@ -14,7 +14,8 @@ pub(super) struct Avx2(__m256);
 
 // The intrinsics are inlined once these functions are, into callers compiled for the instruction set.
 macro_rules! vector {
-    ($name:ident, $width:literal, $splat:ident, $load:ident, $store:ident, $add:ident, $sub:ident, $mul:ident, $mul_add:ident, $mul_sub:ident, $neg_mul_add:ident) => {
+    ($name:ident, $width:literal, $splat:ident, $load:ident, $store:ident, $add:ident, $sub:ident, $mul:ident, $mul_add:ident, $mul_sub:ident, $neg_mul_add:ident, $max:ident, $min:ident,
+     $bits:ident, $number:ident, $add_bits:ident, $splat_bits:ident, $shift:ident, $total:ident, $largest:ident) => {
         impl Vector for $name {
             const WIDTH: usize = $width;
 
@@ -65,6 +66,31 @@ macro_rules! vector {
                 // SAFETY: as in `splat`.
                 Self(unsafe { $neg_mul_add(self.0, b.0, c.0) })
             }
+            #[inline(always)]
+            fn max(self, b: Self) -> Self {
+                // SAFETY: as in `splat`.
+                Self(unsafe { $max(self.0, b.0) })
+            }
+            #[inline(always)]
+            fn min(self, b: Self) -> Self {
+                // SAFETY: as in `splat`.
+                Self(unsafe { $min(self.0, b.0) })
+            }
+            #[inline(always)]
+            fn power_of_two(self) -> Self {
+                // SAFETY: as in `splat`.
+                Self(unsafe { $number($shift::<23>($add_bits($bits(self.0), $splat_bits(127)))) })
+            }
+            #[inline(always)]
+            fn total(self) -> f32 {
+                // SAFETY: as in `splat`.
+                unsafe { $total(self.0) }
+            }
+            #[inline(always)]
+            fn largest(self) -> f32 {
+                // SAFETY: as in `splat`.
+                unsafe { $largest(self.0) }
+            }
         }
     };
 }
@@ -80,7 +106,16 @@ vector!(
     _mm512_mul_ps,
     _mm512_fmadd_ps,
     _mm512_fmsub_ps,
-    _mm512_fnmadd_ps
+    _mm512_fnmadd_ps,
+    _mm512_max_ps,
+    _mm512_min_ps,
+    _mm512_castps_si512,
+    _mm512_castsi512_ps,
+    _mm512_add_epi32,
+    _mm512_set1_epi32,
+    _mm512_slli_epi32,
+    total_512,
+    largest_512
 );
 vector!(
     Avx2,
@@ -93,5 +128,42 @@ vector!(
     _mm256_mul_ps,
     _mm256_fmadd_ps,
     _mm256_fmsub_ps,
-    _mm256_fnmadd_ps
+    _mm256_fnmadd_ps,
+    _mm256_max_ps,
+    _mm256_min_ps,
+    _mm256_castps_si256,
+    _mm256_castsi256_ps,
+    _mm256_add_epi32,
+    _mm256_set1_epi32,
+    _mm256_slli_epi32,
+    total_256,
+    largest_256
 );
+
+/// One number of a register, halves taken together until it is left.
+macro_rules! across {
+    ($of_16:ident, $of_8:ident, $wide:ident, $narrow:ident) => {
+        /// # Safety
+        /// The CPU has AVX-512F and DQ.
+        #[inline(always)]
+        unsafe fn $of_16(x: __m512) -> f32 {
+            // SAFETY: the caller's promise.
+            unsafe { $of_8($wide(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps::<1>(x))) }
+        }
+
+        /// # Safety
+        /// The CPU has AVX2.
+        #[inline(always)]
+        unsafe fn $of_8(x: __m256) -> f32 {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let four = $narrow(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
+                let two = $narrow(four, _mm_movehl_ps(four, four));
+                _mm_cvtss_f32($narrow(two, _mm_movehdup_ps(two)))
+            }
+        }
+    };
+}
+
+across!(total_512, total_256, _mm256_add_ps, _mm_add_ps);
+across!(largest_512, largest_256, _mm256_max_ps, _mm_max_ps);
