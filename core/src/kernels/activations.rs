@@ -327,17 +327,18 @@ impl Activations {
         }
     }
 
-    /// Every row in int8.
-    pub(super) fn batch(&self) -> Batch<'_> {
+    /// Some rows in int8.
+    pub(super) fn batch(&self, rows: Range<usize>) -> Batch<'_> {
+        let (start, stride) = (rows.start, self.stride);
         Batch {
-            rows: self.rows,
-            stride: self.stride,
-            lanes: &self.lanes,
-            fine: &self.fine,
-            scales: &self.scales,
-            sums: &self.sums,
-            block_sums: &self.block_sums,
-            words: &self.words,
+            rows: rows.len(),
+            stride,
+            lanes: &self.lanes[start * stride..],
+            fine: &self.fine[start * stride..],
+            scales: &self.scales[start * stride / GROUP..],
+            sums: &self.sums[start * stride / GROUP..],
+            block_sums: &self.block_sums[start * stride / BLOCK..],
+            words: self.words.get(start * stride..).unwrap_or_default(),
         }
     }
 

@@ -25,6 +25,8 @@ const TASK_BYTES: usize = 16 << 10;
 const AHEAD: usize = 128 << 10;
 /// Bytes of each of two streams that are worth asking for before a product.
 const BEGINNING: usize = 48 << 10;
+/// Activation rows between requests for the next panel; every tier's tiles divide them.
+const SLICE: usize = 24;
 /// Jobs of a group dispatched together.
 const GROUP_JOBS: usize = 8;
 
@@ -459,23 +461,27 @@ impl<'a> Job<'a> {
         let data = w.row_range(rows.start, rows.end);
         for start in (0..w.cols()).step_by(columns) {
             let cols = columns.min(w.cols() - start);
-            // The rows of the panel after this one: they arrive in the second-level cache while this one is multiplied.
-            for row in rows.end..w.rows().min(rows.end + panel::PANEL_ROWS) {
-                prefetch(w.columns(row, start..start + cols));
-            }
-            let target = Target {
-                // SAFETY: a weight row of the job, and the output has one for each.
-                out: unsafe { self.out.add(rows.start) },
-                stride: w.rows(),
-                rows: rows.len(),
-                accumulate: start > 0 || self.held == Held::Sum,
-            };
             // SAFETY: a `Compute` of this tier exists, so the CPU runs it; `data` is whole rows of the job's type, which chose both
-            // functions, and the columns lie inside them. `Job::new` checked the activations' columns and form and the output's
-            // size; no other task has these weight rows, nor this scratch.
-            unsafe {
-                unpack(data, w.row_bytes(), start, cols, scratch);
-                multiply(scratch, start, cols, &x.batch(), target);
+            // functions, and the columns lie inside them.
+            unsafe { unpack(data, w.row_bytes(), start, cols, scratch) };
+            // The rows of the panel after this one arrive in the second-level cache while this one is multiplied. A few at a time: a core
+            // that asks for all of them at once waits for most.
+            let mut next = rows.end..w.rows().min(rows.end + panel::PANEL_ROWS);
+            let some = next.len().div_ceil(x.rows().div_ceil(SLICE));
+            for first in (0..x.rows()).step_by(SLICE) {
+                for row in next.by_ref().take(some) {
+                    prefetch(w.columns(row, start..start + cols));
+                }
+                let target = Target {
+                    // SAFETY: a weight row of the job and a row of activations, and the output has a number for each of both.
+                    out: unsafe { self.out.add(first * w.rows() + rows.start) },
+                    stride: w.rows(),
+                    rows: rows.len(),
+                    accumulate: start > 0 || self.held == Held::Sum,
+                };
+                // SAFETY: as for unpacking; `Job::new` checked the activations' columns and form and the output's size; no other
+                // task has these weight rows, nor this scratch.
+                unsafe { multiply(scratch, start, cols, &x.batch(first..x.rows().min(first + SLICE)), target) };
             }
         }
     }
