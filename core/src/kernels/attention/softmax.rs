@@ -36,6 +36,9 @@ const fn edge(before: f32, after: f32) -> [f32; 2 * TILE] {
 
 /// Folds a tile's scores into running softmaxes, a row of [`TILE`] each: scores become weights relative to the new maximum,
 /// those outside `visible` 0. What was mixed so far is to be multiplied by `keep`.
+///
+/// # Panics
+/// If there are fewer tiles or softmaxes than ranges in `visible`, or one of these ends beyond a tile.
 pub fn fold_tile(scores: &mut [f32], visible: &[Range<usize>], running: &mut [Running], keep: &mut [f32]) {
     // As many rows at a time as one vector has factors of.
     let rows = scores.chunks_mut(LANES * TILE).zip(visible.chunks(LANES));
