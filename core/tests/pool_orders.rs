@@ -17,34 +17,28 @@ mod sync {
 
 use std::ops::Range;
 
-use loom::cell::UnsafeCell;
 use loom::sync::Arc;
+use loom::sync::atomic::{AtomicU32, Ordering};
 use loom::thread;
 
-use shares::{Number, Shares};
+use shares::{Number, Shares, Taken};
 use sleepers::Sleepers;
 
-/// One place a task, which whoever runs the task writes without asking.
-struct Places(Vec<UnsafeCell<u32>>);
-
-// SAFETY: none but this: loom panics where two threads access a place and neither comes before the other.
-unsafe impl Sync for Places {}
-// SAFETY: numbers.
-unsafe impl Send for Places {}
+/// How often each task ran, counted in two accesses that order nothing: a count is lost, or an old one read, unless the pool's own order
+/// puts one thread after the other.
+struct Places(Vec<AtomicU32>);
 
 impl Places {
     fn new(tasks: usize) -> Self {
-        Self((0..tasks).map(|_| UnsafeCell::new(0)).collect())
+        Self((0..tasks).map(|_| AtomicU32::new(0)).collect())
     }
 
     fn count(&self, tasks: Range<usize>) {
-        // SAFETY: loom watches.
-        self.0[tasks].iter().for_each(|place| place.with_mut(|at| unsafe { *at += 1 }));
+        self.0[tasks].iter().for_each(|place| place.store(place.load(Ordering::Relaxed) + 1, Ordering::Relaxed));
     }
 
     fn assert_each_once(&self) {
-        // SAFETY: loom watches.
-        assert!(self.0.iter().all(|place| place.with(|at| unsafe { *at } == 1)));
+        assert!(self.0.iter().all(|place| place.load(Ordering::Relaxed) == 1));
     }
 }
 
@@ -57,30 +51,37 @@ fn in_every_order(switches: usize, run: impl Fn() + Sync + Send + 'static) {
     model.check(run);
 }
 
-/// A thread's part of a job, as the pool's: its own share, then the others'. How many tasks it ran.
-fn drain(shares: &Shares, thread: usize, threads: usize, number: Number, mut count: impl FnMut(usize)) {
-    for owner in (thread..threads).chain(0..thread) {
-        while let Some(taken) = shares.take(number, owner) {
-            let tasks = taken.tasks.len();
-            // SAFETY: counted afterwards.
-            unsafe { taken.run(thread) };
-            count(tasks);
-        }
-    }
+/// How many tasks these were.
+fn execute(thread: usize, taken: Taken) -> usize {
+    let tasks = taken.tasks.len();
+    // SAFETY: whoever called counts them afterwards.
+    unsafe { taken.run(thread) };
+    tasks
+}
+
+/// A worker's part of a job.
+fn work(shares: &Shares, worker: usize, number: Number) {
+    let mut done = 0;
+    shares.drain(number, worker, |taken| {
+        done += execute(worker, taken);
+        shares.set_done(worker, done);
+    });
+}
+
+/// The tasks that a thread begins with.
+fn share(threads: usize, thread: usize, tasks: usize) -> Range<usize> {
+    thread * tasks / threads..(thread + 1) * tasks / threads
 }
 
 /// A job as the pool runs it, up to its end.
 fn run(shares: &Shares, threads: usize, tasks: usize, stretch: usize, after_first: impl Fn()) {
     let places = Places::new(tasks);
     let task = |_: usize, range: Range<usize>| places.count(range);
-    let share = |thread: usize| thread * tasks / threads..(thread + 1) * tasks / threads;
     // SAFETY: one thread publishes, and waits below until all tasks are done.
-    let (number, first) = unsafe { shares.publish(share, stretch, &task) };
-    let mut done = first.tasks.len();
-    // SAFETY: counted below.
-    unsafe { first.run(0) };
+    let (number, first) = unsafe { shares.publish(|thread| share(threads, thread, tasks), stretch, &task) };
+    let mut done = execute(0, first);
     after_first();
-    drain(shares, 0, threads, number, |tasks| done += tasks);
+    shares.drain(number, 0, |taken| done += execute(0, taken));
     while !shares.others_have_done(tasks - done) {
         thread::yield_now();
     }
@@ -103,11 +104,7 @@ fn jobs_run_whole(threads: usize, switches: usize, jobs: &'static [usize], stret
                             thread::yield_now();
                             continue;
                         }
-                        let mut done = 0;
-                        drain(&shares, worker, threads, job, |tasks| {
-                            done += tasks;
-                            shares.set_done(worker, done);
-                        });
+                        work(&shares, worker, job);
                         seen = job;
                     }
                 })
@@ -151,11 +148,7 @@ fn nobody_sleeps_through_a_job() {
                 let (shares, sleepers) = &*pool;
                 // If the job went unseen and the sleeper too, nobody is left who would run: loom says so.
                 sleepers.sleep_until(|| shares.number(1) != 0);
-                let mut done = 0;
-                drain(shares, 1, 2, 1, |tasks| {
-                    done += tasks;
-                    shares.set_done(1, done);
-                });
+                work(shares, 1, 1);
             })
         };
         let (shares, sleepers) = &*pool;
@@ -172,9 +165,8 @@ fn stretches_are_as_long_as_asked_and_follow_one_another() {
         let shares = Shares::new(3, 0);
         for (tasks, stretch) in [(1, 1), (2, 5), (3, 1), (100, 7), (100, usize::MAX), (Shares::MAX_TASKS, usize::MAX)] {
             let before = shares.number(1);
-            let share = |thread: usize| thread * tasks / 3..(thread + 1) * tasks / 3;
             // SAFETY: this thread alone publishes and takes, and the task does not end.
-            let (number, first) = unsafe { shares.publish(share, stretch, &|_, _| {}) };
+            let (number, first) = unsafe { shares.publish(|thread| share(3, thread, tasks), stretch, &|_, _| {}) };
             assert!((0..3).all(|thread| shares.number(thread) == number));
             assert!(shares.take(before, 1).is_none(), "tasks of the job before");
             let mut taken = vec![first.tasks];

@@ -191,7 +191,7 @@ impl Pool {
         shared.sleepers.wake_seen();
         let mut done = shared.execute(0, first);
         shared.sleepers.wake();
-        shared.drain(0, number, |tasks| done += tasks);
+        shared.shares.drain(number, 0, |taken| done += shared.execute(0, taken));
         shared.wait(tasks - done);
         if let Some(split) = split {
             split.learn(tasks, |thread| if thread == 0 { done } else { shared.shares.done(thread) });
@@ -259,16 +259,6 @@ impl Shared {
         tasks
     }
 
-    /// Runs tasks of a job until none is left: first those of the thread's own share in order, because neighbouring tasks read
-    /// neighbouring memory, then what the others have not begun. Counts those it has run, or was to run after a panic.
-    fn drain(&self, worker: usize, number: Number, mut count: impl FnMut(usize)) {
-        for owner in (worker..self.shelves.len()).chain(0..worker) {
-            while let Some(taken) = self.shares.take(number, owner) {
-                count(self.execute(worker, taken));
-            }
-        }
-    }
-
     /// A worker's life: look for tasks in each job, spin for the next, sleep when none comes.
     fn work(&self, worker: usize) {
         let mut last_job = NO_JOB;
@@ -280,8 +270,8 @@ impl Shared {
             if job != last_job {
                 self.expect(worker);
                 let mut done = 0;
-                self.drain(worker, job, |tasks| {
-                    done += tasks;
+                self.shares.drain(job, worker, |taken| {
+                    done += self.execute(worker, taken);
                     self.shares.set_done(worker, done);
                 });
                 // After a job that nobody left a note with, what is left of the last one still comes.

@@ -153,6 +153,16 @@ impl Shares {
         }
     }
 
+    /// Takes tasks of a job until none is left: first those of the thread's own share in order, because neighbouring tasks read
+    /// neighbouring memory, then what the others have not begun.
+    pub fn drain(&self, number: Number, thread: usize, mut run: impl FnMut(Taken)) {
+        for owner in (thread..self.shares.len()).chain(0..thread) {
+            while let Some(taken) = self.take(number, owner) {
+                run(taken);
+            }
+        }
+    }
+
     /// Says that a thread has done so many tasks of the job, of which it took the last ones.
     pub fn set_done(&self, thread: usize, tasks: usize) {
         self.shares[thread].0.done.store(tasks as u32, Ordering::Release);

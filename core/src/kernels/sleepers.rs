@@ -34,9 +34,9 @@ impl Sleepers {
         }
     }
 
-    /// Wakes whoever did not see the stores of this thread before he slept.
+    /// Wakes whoever did not see the stores of this thread before it slept.
     pub fn wake(&self) {
-        // This thread sees him asleep, or he its stores: both have a fence between storing and looking.
+        // This thread sees it asleep, or it the stores: both have a fence between storing and looking.
         fence(Ordering::SeqCst);
         self.wake_seen();
     }

@@ -38,6 +38,14 @@ struct LaneBins {
     sources: Below<Slot>,
 }
 
+impl LaneBins {
+    /// Of targets and of sources, and the places of either.
+    fn new<B: Index>((targets, sources): (&[B], &[B]), (of_targets, of_sources): (&[Slot], &[Slot])) -> Self {
+        let placed = |bins: &[B], slots: &[Slot]| Below::new(bins.iter().map(|bin| slots[bin.at()]).collect());
+        Self { targets: placed(targets, of_targets), sources: placed(sources, of_sources) }
+    }
+}
+
 impl Plan {
     /// Prepares `entries`. O(n log n + d1).
     pub fn new(entries: Arc<Entries>) -> Self {
@@ -104,15 +112,10 @@ impl Plan {
             of_inputs.len() == shape.cols() && of_outputs.len() == shape.rows(),
             "spectra of other lengths than {shape}"
         );
+        let slots = (of_outputs.sources(), of_inputs.sources());
         let LaneBins { targets, sources } = self.in_lanes.get_or_init(|| match &self.bins {
-            Bins::Narrow { targets, sources } => LaneBins {
-                targets: placed(targets, of_outputs.sources()),
-                sources: placed(sources, of_inputs.sources()),
-            },
-            Bins::Wide { targets, sources } => LaneBins {
-                targets: placed(targets, of_outputs.sources()),
-                sources: placed(sources, of_inputs.sources()),
-            },
+            Bins::Narrow { targets, sources } => LaneBins::new((targets, sources), slots),
+            Bins::Wide { targets, sources } => LaneBins::new((targets, sources), slots),
         });
         Runs::new(&self.runs, targets, sources)
     }
@@ -185,11 +188,6 @@ struct Folded {
     target: u32,
     source: u32,
     number: u32,
-}
-
-/// Where bins are.
-fn placed<B: Index>(bins: &[B], slots: &[Slot]) -> Below<Slot> {
-    Below::new(bins.iter().map(|bin| slots[bin.at()]).collect())
 }
 
 /// A frequency's bin in the half spectrum, and whether it is the mirror's.

@@ -4,10 +4,7 @@ use std::ops::Range;
 
 use super::TILE;
 use crate::kernels::vector::{LANES, exp_lane};
-use crate::kernels::vectors::{Vector, Vectorised, exp, vectorised};
-
-/// Vectors of the narrowest kind in a chunk of [`LANES`].
-const MOST: usize = LANES / 4;
+use crate::kernels::vectors::{MOST, Vector, Vectorised, exp, vectorised};
 
 /// What a softmax has seen so far: weights are e^(score − `max`).
 #[derive(Debug, Clone, Copy, PartialEq)]

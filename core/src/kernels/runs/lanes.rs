@@ -4,10 +4,8 @@
 //! a target's number of entries is known there is no loop over them.
 
 use super::{Held, RunOf, Runs, Slot};
+use crate::kernels::vectors::MOST;
 use crate::kernels::{LANES, LaneBin, Vector, Vectorised, vectorised};
-
-/// Vectors of the narrowest kind in a bin's real parts.
-const MOST: usize = LANES / 4;
 
 impl Runs<'_, Slot> {
     /// `z[target] = scale · Σ factor · x[source]` in every lane, or that added to the sum that `z` holds; conjugates where the source

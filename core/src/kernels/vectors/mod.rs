@@ -71,6 +71,9 @@ pub trait Vector: Copy {
     fn largest(self) -> f32;
 }
 
+/// Vectors of the narrowest kind that 16 numbers make: as many as there are at most.
+pub(super) const MOST: usize = 4;
+
 /// A computation over vectors. What `run` calls must be inlined into it.
 pub trait Vectorised {
     /// Does it. Implement with `#[inline(always)]`.
