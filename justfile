@@ -63,12 +63,12 @@ lint: _doc
 _doc $RUSTDOCFLAGS="-D warnings":
     cargo doc --release --workspace --no-deps
 
-# Run the core's tests as AArch64 programs under qemu, on a CPU with the optional instructions and on one without
-cross-arm64:
-    .ci/cross-arm64
+# Run the core's tests as AArch64 programs under qemu, on a CPU with the optional instructions and on one without; --check lints them
+cross-arm64 *arguments:
+    .ci/cross-arm64 {{ arguments }}
 
 # Everything that a change must pass
-ci: test lint
+ci: test lint (cross-arm64 "--check")
 
 # Build the fuzz targets (running them takes cargo-fuzz and a nightly compiler)
 fuzz-check:

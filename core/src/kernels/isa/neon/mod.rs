@@ -99,7 +99,7 @@ mod tests {
             // columns, the output an element for each product.
             unsafe {
                 unpack(data, row_bytes, start, cols, &mut panel);
-                multiply(&mut panel, start, cols, &x.batch(), target);
+                multiply(&mut panel, start, cols, &x.batch(0..x.rows()), target);
             }
         }
         out
