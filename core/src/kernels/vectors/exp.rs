@@ -23,6 +23,7 @@ pub fn exp<V: Vector>(x: V) -> V {
 mod tests {
     use super::super::{Vectorised, vectorised};
     use super::*;
+    use crate::kernels::vector::exp_lane;
 
     struct Each<'a>(&'a mut [f32; 16]);
 
@@ -50,5 +51,22 @@ mod tests {
         vectorised(Each(&mut ends));
         assert!(ends[0] < 2e-38 && ends[1].is_finite() && ends[1] > 1e38 && ends[2].is_nan());
         assert!(ends[3..].iter().all(|one| *one == 1.0), "{ends:?}");
+    }
+
+    #[test]
+    fn a_lane_alone_gives_the_same_bits() {
+        #[cfg(target_arch = "x86_64")]
+        let fused = crate::kernels::widest::has_avx2();
+        #[cfg(not(target_arch = "x86_64"))]
+        let fused = cfg!(target_arch = "aarch64");
+        let alone = if fused { exp_lane::<true> } else { exp_lane::<false> };
+        for i in -5000..5000 {
+            let numbers: [f32; 16] = std::array::from_fn(|l| (i * 16 + l as i32) as f32 * 0.001_1);
+            let mut found = numbers;
+            vectorised(Each(&mut found));
+            for (x, found) in numbers.into_iter().zip(found) {
+                assert_eq!(found.to_bits(), alone(x).to_bits(), "{x:e}: {found:e}, not {:e}", alone(x));
+            }
+        }
     }
 }
