@@ -464,8 +464,8 @@ impl<'a> Job<'a> {
             // SAFETY: a `Compute` of this tier exists, so the CPU runs it; `data` is whole rows of the job's type, which chose both
             // functions, and the columns lie inside them.
             unsafe { unpack(data, w.row_bytes(), start, cols, scratch) };
-            // The rows of the panel after this one arrive in the second-level cache while this one is multiplied. A few at a time: a core
-            // that asks for all of them at once waits for most.
+            // The rows of the panel after this one arrive in the second-level cache while this one is multiplied. A few at a time: of so
+            // many at once a core takes only some.
             let mut next = rows.end..w.rows().min(rows.end + panel::PANEL_ROWS);
             let some = next.len().div_ceil(x.rows().div_ceil(SLICE));
             for first in (0..x.rows()).step_by(SLICE) {
