@@ -7,7 +7,7 @@
 
 use std::arch::x86_64::*;
 
-use super::Unpack;
+use super::{Bits, Unpack};
 use crate::kernels::activations::COARSE;
 use crate::kernels::formats::GROUP;
 use crate::kernels::panel::{Batch, MultiplyFn, PANEL_ROWS, Panel, Target};
@@ -23,7 +23,7 @@ const STEP: usize = super::STEP;
 
 /// Unpacks and turns round the columns of a panel; see [`UnpackFn`](crate::kernels::panel::UnpackFn).
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-pub unsafe fn unpack<F: Unpack>(data: &[u8], row_bytes: usize, start: usize, cols: usize, panel: &mut Panel) {
+pub unsafe fn unpack<F: Unpack, B: Bits>(data: &[u8], row_bytes: usize, start: usize, cols: usize, panel: &mut Panel) {
     let rows = data.len() / row_bytes;
     let first_byte = start / F::LEN * F::BYTES;
     let bytes = cols / F::LEN * F::BYTES;
@@ -48,7 +48,7 @@ pub unsafe fn unpack<F: Unpack>(data: &[u8], row_bytes: usize, start: usize, col
                     for (from, row) in from.iter_mut().zip(&row) {
                         *from = row[at..].as_ptr();
                     }
-                    unpack_step::<F>(&from, lanes, scales, offsets);
+                    unpack_step::<F, B>(&from, lanes, scales, offsets);
                 } else {
                     // Blocks of zeros have scale and offset zero. 272 bytes are the longest step of small blocks.
                     let mut padded = [[0u8; 272]; 16];
@@ -56,7 +56,7 @@ pub unsafe fn unpack<F: Unpack>(data: &[u8], row_bytes: usize, start: usize, col
                         padded[..bytes - at].copy_from_slice(&row[at..]);
                         *from = padded.as_ptr();
                     }
-                    unpack_step::<F>(&from, lanes, scales, offsets);
+                    unpack_step::<F, B>(&from, lanes, scales, offsets);
                 }
             }
         }
@@ -69,16 +69,16 @@ pub unsafe fn unpack<F: Unpack>(data: &[u8], row_bytes: usize, start: usize, col
 /// Every pointer of `rows` must be followed by a whole step; the outputs must hold it.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn unpack_step<F: Unpack>(rows: &[*const u8; 16], lanes: *mut u8, scales: *mut f32, offsets: *mut f32) {
+unsafe fn unpack_step<F: Unpack, B: Bits>(rows: &[*const u8; 16], lanes: *mut u8, scales: *mut f32, offsets: *mut f32) {
     // SAFETY: as the caller promises.
     unsafe {
         for i in 0..4 {
             let mut block = [_mm512_setzero_si512(); 16];
             for (block, &row) in block.iter_mut().zip(rows) {
-                *block = F::lanes(row, i);
+                *block = F::lanes::<B>(row, i);
             }
             for (word, columns) in square(block).into_iter().enumerate() {
-                let four = if F::SPLIT {
+                let four = if F::SPAN > GROUP {
                     32 * (i / 2) + 8 * [0, 2, 1, 3][word / 4] + 4 * (i % 2) + word % 4
                 } else {
                     16 * i + word

@@ -6,7 +6,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{STEP, Unpack};
+use super::{Bits, STEP, Unpack};
 use crate::kernels::activations::{COARSE, Row};
 use crate::kernels::formats::GROUP;
 use crate::kernels::lead::Lead;
@@ -23,7 +23,7 @@ const DEFERRED: usize = 8;
 
 /// See [`PanelFn`](crate::kernels::isa::PanelFn). Without `FINE` the fine plane is zero and not looked at.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-pub unsafe fn panel<F: Unpack, const FINE: bool>(
+pub unsafe fn panel<F: Unpack, B: Bits, const FINE: bool>(
     data: &[u8],
     row_bytes: usize,
     [x]: &[Row<'_>; 1],
@@ -34,19 +34,19 @@ pub unsafe fn panel<F: Unpack, const FINE: bool>(
     let (second, last) = rest.split_at_mut(half);
     let (upper, lower) = data.split_at(half * row_bytes);
     // SAFETY: whole rows, equally many; the rest is the caller's promise.
-    unsafe { pair::<F, FINE>([upper, lower], row_bytes, x, [first, second], Default::default()) };
+    unsafe { pair::<F, B, FINE>([upper, lower], row_bytes, x, [first, second], Default::default()) };
     if let [last] = last {
         let mut sums = [_mm512_setzero_ps(); TOGETHER * DEFERRED];
+        let row = [lower[half * row_bytes..][..row_bytes].as_ptr()];
         // SAFETY: as above.
-        [sums[0]] =
-            unsafe { dots::<F, FINE, 1>([lower[half * row_bytes..][..row_bytes].as_ptr()], row_bytes, x, &[x.lead]) };
+        [sums[0]] = unsafe { dots::<F, B, FINE, true, 1>(row, &Cut::new::<F>(row_bytes, x), x, &[x.lead]) };
         *last = _mm512_cvtss_f32(reduce(&sums));
     }
 }
 
 /// See [`PairFn`](crate::kernels::isa::PairFn).
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-pub unsafe fn pair<F: Unpack, const FINE: bool>(
+pub unsafe fn pair<F: Unpack, B: Bits, const FINE: bool>(
     data: [&[u8]; TOGETHER],
     row_bytes: usize,
     x: &Row<'_>,
@@ -59,32 +59,35 @@ pub unsafe fn pair<F: Unpack, const FINE: bool>(
     let at = first.len() - last;
     let [(upper, last_upper), (lower, last_lower)] = data.map(|data| data.split_at(at * row_bytes));
     let ((first, last_first), (second, last_second)) = (first.split_at_mut(at), second.split_at_mut(at));
+    let rows = if x.lead.second > 0 { rows::<F, B, FINE, true> } else { rows::<F, B, FINE, false> };
     // SAFETY: whole rows, equally many in both; the rest is the caller's promise.
     unsafe {
-        rows::<F, FINE>([upper, lower], row_bytes, x, &[x.lead; TOGETHER], [first, second]);
-        rows::<F, FINE>([last_upper, last_lower], row_bytes, x, &across, [last_first, last_second]);
+        rows([upper, lower], row_bytes, x, &[x.lead; TOGETHER], [first, second]);
+        rows([last_upper, last_lower], row_bytes, x, &across, [last_first, last_second]);
     }
 }
 
-/// The products of both runs, asking for what lies their leads ahead.
+/// The products of both runs, asking for what lies their leads ahead: `TWICE` if these have a second one.
 ///
 /// # Safety
 /// As of [`pair`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn rows<F: Unpack, const FINE: bool>(
+unsafe fn rows<F: Unpack, B: Bits, const FINE: bool, const TWICE: bool>(
     data: [&[u8]; TOGETHER],
     row_bytes: usize,
     x: &Row<'_>,
     leads: &[Lead; TOGETHER],
     [first, second]: [&mut [f32]; TOGETHER],
 ) {
+    let cut = Cut::new::<F>(row_bytes, x);
+    assert!(data.iter().all(|data| data.len() >= first.len() * row_bytes), "whole rows");
+    let mut rows = data.map(<[u8]>::as_ptr);
     let mut sums = [_mm512_setzero_ps(); TOGETHER * DEFERRED];
-    for (block, (first, second)) in first.chunks_mut(DEFERRED).zip(second.chunks_mut(DEFERRED)).enumerate() {
+    for (first, second) in first.chunks_mut(DEFERRED).zip(second.chunks_mut(DEFERRED)) {
         for r in 0..first.len() {
-            let row = block * DEFERRED + r;
-            let rows = data.map(|rows| rows[row * row_bytes..][..row_bytes].as_ptr());
             // SAFETY: whole rows; by the caller's promise the activations have as many columns, padded to whole steps.
-            [sums[r], sums[DEFERRED + r]] = unsafe { dots::<F, FINE, TOGETHER>(rows, row_bytes, x, leads) };
+            [sums[r], sums[DEFERRED + r]] = unsafe { dots::<F, B, FINE, TWICE, TOGETHER>(rows, &cut, x, leads) };
+            rows = rows.map(|row| row.wrapping_add(row_bytes));
         }
         let totals = reduce(&sums);
         let halves = [_mm512_castps512_ps256(totals), _mm512_extractf32x8_ps::<1>(totals)];
@@ -96,56 +99,93 @@ unsafe fn rows<F: Unpack, const FINE: bool>(
     }
 }
 
+/// How a row is cut into steps, and what a last step reads that ends with the row.
+struct Cut {
+    /// Whole steps.
+    steps: usize,
+    /// Bytes after them.
+    rest: usize,
+    /// Where the last step begins in the row.
+    start: usize,
+    /// The same among the elements.
+    at: usize,
+    /// The same in the split planes.
+    split_at: usize,
+    /// Groups of it that no step before it has.
+    keep: __mmask16,
+    /// Whether these are all in its second half.
+    second_half: bool,
+}
+
+impl Cut {
+    fn new<F: Unpack>(row_bytes: usize, x: &Row<'_>) -> Self {
+        let (steps, rest) = (row_bytes / F::STEP_BYTES, row_bytes % F::STEP_BYTES);
+        let skip = (F::STEP_BYTES - rest) / F::BYTES;
+        if steps > 0 {
+            // A last step that ends with the row; the blocks it shares with the step before it get scale and offset zero.
+            let start = row_bytes - F::STEP_BYTES;
+            let at = start / F::BYTES * F::LEN;
+            let keep = (u32::from(u16::MAX) << (skip * F::LEN / GROUP)) as __mmask16;
+            Self {
+                steps,
+                rest,
+                start,
+                at,
+                split_at: x.split_lanes.len().saturating_sub(STEP),
+                keep,
+                second_half: skip * F::LEN >= STEP / 2,
+            }
+        } else {
+            // A row shorter than a step is completed with blocks of scale zero.
+            let keep = (u32::from(u16::MAX) >> (skip * F::LEN / GROUP)) as __mmask16;
+            Self { steps, rest, start: 0, at: 0, split_at: 0, keep, second_half: false }
+        }
+    }
+}
+
 /// Two accumulators per row hide the latency of the additions.
 type Sums<const R: usize> = [[__m512; 2]; R];
 
 /// The products of the rows that begin at `start`, as lanes to be added up.
 ///
 /// # Safety
-/// The CPU runs the tier; every row has `row_bytes` bytes of whole blocks and the activations as many columns, padded to whole steps.
+/// The CPU runs the tier; every row is what `cut` was made for, and the activations have as many columns, padded to whole steps.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn dots<F: Unpack, const FINE: bool, const R: usize>(
+unsafe fn dots<F: Unpack, B: Bits, const FINE: bool, const TWICE: bool, const R: usize>(
     start: [*const u8; R],
-    row_bytes: usize,
+    cut: &Cut,
     x: &Row<'_>,
     leads: &[Lead; R],
 ) -> [__m512; R] {
     let mut sums: Sums<R> = [[_mm512_setzero_ps(); 2]; R];
-    let steps = row_bytes / F::STEP_BYTES;
-    let rest = row_bytes % F::STEP_BYTES;
-    // SAFETY: the rows are `row_bytes` long each, and the activations are padded to whole steps.
+    // SAFETY: the rows are as long as the cut says each, and the activations are padded to whole steps.
     unsafe {
-        for s in 0..steps {
+        for s in 0..cut.steps {
             let p = start.map(|p| p.add(s * F::STEP_BYTES));
-            ask(p, F::STEP_BYTES, leads);
-            step::<F, FINE, R, 0>(p, x, s * STEP, s * STEP, !0, &mut sums);
+            ask::<TWICE, R>(p, F::STEP_BYTES, leads);
+            step::<F, B, FINE, R, 0>(p, x, s * STEP, s * STEP, !0, &mut sums);
         }
-        if rest > 0 {
-            ask(start.map(|p| p.add(steps * F::STEP_BYTES)), rest, leads);
-            let skip = (F::STEP_BYTES - rest) / F::BYTES;
-            if steps > 0 {
-                // A last step that ends with the row; the blocks it shares with the step before it get scale and offset zero.
-                let p = start.map(|p| p.add(row_bytes - F::STEP_BYTES));
-                let at = (row_bytes - F::STEP_BYTES) / F::BYTES * F::LEN;
-                let keep = !0 << (skip * F::LEN / GROUP);
-                let split_at = x.split_lanes.len() - STEP;
-                if skip * F::LEN >= STEP / 2 {
-                    step::<F, FINE, R, 1>(p, x, at, split_at, keep, &mut sums);
+        if cut.rest > 0 {
+            ask::<TWICE, R>(start.map(|p| p.add(cut.steps * F::STEP_BYTES)), cut.rest, leads);
+            if cut.steps > 0 {
+                let p = start.map(|p| p.add(cut.start));
+                if cut.second_half {
+                    step::<F, B, FINE, R, 1>(p, x, cut.at, cut.split_at, cut.keep, &mut sums);
                 } else {
-                    step::<F, FINE, R, 0>(p, x, at, split_at, keep, &mut sums);
+                    step::<F, B, FINE, R, 0>(p, x, cut.at, cut.split_at, cut.keep, &mut sums);
                 }
             } else {
-                // A row shorter than a step, completed with blocks of scale zero. 272 bytes are the longest step of small blocks.
+                // 272 bytes are the longest step of small blocks.
                 let mut bytes = [[0u8; 272]; R];
                 for (bytes, start) in bytes.iter_mut().zip(start) {
-                    std::ptr::copy_nonoverlapping(start, bytes.as_mut_ptr(), rest);
+                    std::ptr::copy_nonoverlapping(start, bytes.as_mut_ptr(), cut.rest);
                 }
                 let mut p = start;
                 for (p, bytes) in p.iter_mut().zip(&bytes) {
                     *p = bytes.as_ptr();
                 }
-                step::<F, FINE, R, 0>(p, x, 0, 0, !0u16 >> (skip * F::LEN / GROUP), &mut sums);
+                step::<F, B, FINE, R, 0>(p, x, 0, 0, cut.keep, &mut sums);
             }
         }
     }
@@ -155,14 +195,14 @@ unsafe fn dots<F: Unpack, const FINE: bool, const R: usize>(
 /// Asks for what lies the lead ahead of the `bytes` bytes at each of `p`. Requests are one line apart, whatever the alignment: that some
 /// lines are asked for twice costs less than finding out which, and a single line of 17 that nobody asks for costs a fifth of the speed.
 #[inline(always)]
-fn ask<const R: usize>(p: [*const u8; R], bytes: usize, leads: &[Lead; R]) {
+fn ask<const TWICE: bool, const R: usize>(p: [*const u8; R], bytes: usize, leads: &[Lead; R]) {
     for (p, lead) in p.into_iter().zip(leads) {
         for line in 0..bytes.div_ceil(LINE) {
             let p = p.wrapping_add(line * LINE);
             // SAFETY: prefetching reads nothing, wherever the address is.
             unsafe {
                 _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(lead.first).cast());
-                if lead.second > 0 {
+                if TWICE && lead.second > 0 {
                     _mm_prefetch::<_MM_HINT_T1>(p.wrapping_add(lead.second).cast());
                 }
             }
@@ -191,7 +231,7 @@ fn reduce(v: &[__m512; TOGETHER * DEFERRED]) -> __m512 {
 /// split planes, from half `FIRST` on and of the groups in `keep`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn step<F: Unpack, const FINE: bool, const R: usize, const FIRST: usize>(
+unsafe fn step<F: Unpack, B: Bits, const FINE: bool, const R: usize, const FIRST: usize>(
     p: [*const u8; R],
     x: &Row<'_>,
     at: usize,
@@ -208,13 +248,13 @@ unsafe fn step<F: Unpack, const FINE: bool, const R: usize, const FIRST: usize>(
         let plane = |plane: &[i8], at: usize, i: usize| _mm512_loadu_si512(plane.as_ptr().add(at + 64 * i).cast());
         for half in FIRST..2 {
             let (i, j) = (2 * half, 2 * half + 1);
-            if F::SPLIT {
+            if F::SPAN > GROUP {
                 let coarse = [plane(x.split_lanes, split_at, i), plane(x.split_lanes, split_at, j)];
                 let fine = [plane(x.split_fine, split_at, i), plane(x.split_fine, split_at, j)];
                 let spread = _mm512_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4, 2, 2, 2, 2, 6, 6, 6, 6);
                 let spread = _mm512_add_epi32(spread, _mm512_set1_epi32(8 * half as i32));
                 for r in 0..R {
-                    let lanes = [F::lanes(p[r], i), F::lanes(p[r], j)];
+                    let lanes = [F::lanes::<B>(p[r], i), F::lanes::<B>(p[r], j)];
                     let dots = _mm512_dpbusd_epi32(_mm512_setzero_si512(), lanes[0], coarse[0]);
                     let dots = _mm512_dpbusd_epi32(dots, lanes[1], coarse[1]);
                     let mut dots = _mm512_slli_epi32::<{ COARSE.trailing_zeros() }>(dots);
@@ -228,28 +268,10 @@ unsafe fn step<F: Unpack, const FINE: bool, const R: usize, const FIRST: usize>(
             } else {
                 for i in [i, j] {
                     let (coarse, fine) = (plane(x.lanes, at, i), plane(x.fine, at, i));
-                    let odd = if F::SPAN == GROUP { 1 } else { 0 };
-                    let spread = _mm512_setr_epi32(
-                        0,
-                        0,
-                        0,
-                        0,
-                        odd,
-                        odd,
-                        odd,
-                        odd,
-                        2,
-                        2,
-                        2,
-                        2,
-                        2 + odd,
-                        2 + odd,
-                        2 + odd,
-                        2 + odd,
-                    );
+                    let spread = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
                     let spread = _mm512_add_epi32(spread, _mm512_set1_epi32(4 * i as i32));
                     for r in 0..R {
-                        let lanes = F::lanes(p[r], i);
+                        let lanes = F::lanes::<B>(p[r], i);
                         let dots = _mm512_dpbusd_epi32(_mm512_setzero_si512(), lanes, coarse);
                         let mut dots = _mm512_slli_epi32::<{ COARSE.trailing_zeros() }>(dots);
                         if FINE {

@@ -4,6 +4,7 @@
 //! multiplied with both planes of the activations by `vpdpbusd`, and 16 scales and offsets, one per group of 16 elements.
 //! Formats centred on a zero point keep their lanes unsigned and put the zero point into the offset.
 
+mod bits;
 mod gemm;
 mod gemv;
 mod plain;
@@ -13,6 +14,7 @@ mod unpack;
 use super::{Batched, Form, Kernel, Kernels};
 use crate::kernels::formats::by_type;
 use crate::kernels::panel::CHUNK;
+use bits::{Bits, Fields, Shifts};
 use plain::{Load, plain_panel};
 use unpack::Unpack;
 
@@ -28,16 +30,21 @@ pub(super) const KERNELS: Kernels = Kernels {
 const STEP: usize = 256;
 
 fn both_planes<F: Unpack>() -> Kernel {
-    quantised::<F, true>()
+    best::<F, true>()
 }
 
 fn coarse_plane<F: Unpack>() -> Kernel {
-    quantised::<F, false>()
+    best::<F, false>()
 }
 
-fn quantised<F: Unpack, const FINE: bool>() -> Kernel {
-    let batch = Batched::Panel { unpack: gemm::unpack::<F>, multiply: gemm::multiply_for::<F, FINE>(), columns: CHUNK };
-    Kernel { form: Form::Int8, one: gemv::panel::<F, FINE>, pair: Some(gemv::pair::<F, FINE>), batch }
+fn best<F: Unpack, const FINE: bool>() -> Kernel {
+    if Fields::detected() { quantised::<F, Fields, FINE>() } else { quantised::<F, Shifts, FINE>() }
+}
+
+fn quantised<F: Unpack, B: Bits, const FINE: bool>() -> Kernel {
+    let batch =
+        Batched::Panel { unpack: gemm::unpack::<F, B>, multiply: gemm::multiply_for::<F, FINE>(), columns: CHUNK };
+    Kernel { form: Form::Int8, one: gemv::panel::<F, B, FINE>, pair: Some(gemv::pair::<F, B, FINE>), batch }
 }
 
 fn plain<P: Load>() -> Kernel {

@@ -3,6 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::STEP;
+use super::bits::Bits;
 use crate::kernels::activations::Row;
 use crate::kernels::formats::{
     Format, GROUP, Iq4Nl, LEVELS, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, q3k_scales, q45k_scales,
@@ -12,8 +13,6 @@ use crate::kernels::formats::{
 pub trait Unpack: Format {
     /// Columns that share a scale: 16 or 32.
     const SPAN: usize;
-    /// Whether the lanes come in [split](crate::kernels::activations::split) order: those of all small blocks do.
-    const SPLIT: bool = Self::LEN < STEP;
     /// Bytes of a step.
     const STEP_BYTES: usize = STEP / Self::LEN * Self::BYTES;
 
@@ -30,12 +29,12 @@ pub trait Unpack: Format {
     /// As [`scales`](Self::scales), and the activations have that many elements.
     unsafe fn weigh(p: *const u8, x: &Row<'_>, at: usize, keep: __mmask16, sum: &mut __m512) -> __m512;
 
-    /// Vector `i` of the step at `p`, as unsigned lanes: elements `64i..64i + 64` where 16 elements share a scale or a block has
-    /// 256, else the first (even `i`) or second halves of four blocks of 32.
+    /// Vector `i` of the step at `p`, as unsigned lanes: elements `64i..64i + 64` where 16 elements share a scale, else the first (even `i`)
+    /// or second halves of four groups of 32, in [split](crate::kernels::activations::split) order.
     ///
     /// # Safety
     /// As [`scales`](Self::scales), and `i` is below 4.
-    unsafe fn lanes(p: *const u8, i: usize) -> __m512i;
+    unsafe fn lanes<B: Bits>(p: *const u8, i: usize) -> __m512i;
 }
 
 /// Where the last 64 bytes begin that end with the 16 at offset `at` of the last of four blocks.
@@ -192,28 +191,25 @@ unsafe fn chunks<const BYTES: usize, const AT: usize>(p: *const u8, half: usize)
 /// The nibbles of vector `i` of eight blocks whose 16 bytes of them lie at offset `AT`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn nibbles<const BYTES: usize, const AT: usize>(p: *const u8, i: usize) -> __m512i {
+unsafe fn nibbles<B: Bits, const BYTES: usize, const AT: usize>(p: *const u8, i: usize) -> __m512i {
     // SAFETY: as the caller promises.
-    let both = unsafe { chunks::<BYTES, AT>(p, i / 2) };
-    let nibbles = if i.is_multiple_of(2) { both } else { _mm512_srli_epi16::<4>(both) };
-    _mm512_and_si512(nibbles, _mm512_set1_epi8(0x0f))
+    unsafe {
+        let both = chunks::<BYTES, AT>(p, i / 2);
+        if i.is_multiple_of(2) { _mm512_and_si512(both, _mm512_set1_epi8(0x0f)) } else { B::high_nibbles(both) }
+    }
 }
 
-/// As [`nibbles`], with the fifth bits that lie in the four bytes before them.
+/// As [`nibbles`], with the fifth bits that lie in the four bytes before them, half of which belong to each block's first 16 elements.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn five_bits<const BYTES: usize, const AT: usize>(p: *const u8, i: usize) -> __m512i {
+unsafe fn five_bits<B: Bits, const BYTES: usize, const AT: usize>(p: *const u8, i: usize) -> __m512i {
     let last = const { last_load(BYTES, AT) };
     let index = const { &chunk_words(BYTES, AT - 4, 2, 0, last_load(BYTES, AT)) };
     // SAFETY: the caller promises eight blocks and i < 4; the loads are those of the nibbles.
-    let (low, bits) = unsafe { (nibbles::<BYTES, AT>(p, i), words(p.add(i / 2 * 4 * BYTES), index, 0, last)) };
-    // The lower half of each block's bits belongs to its first 16 elements: each byte of bits goes to its eight elements, which look
-    // at one bit each.
-    let byte = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1));
-    let byte = _mm512_add_epi8(byte, _mm512_set1_epi8(2 * (i % 2) as i8));
-    let bit = _mm512_set1_epi64(0x8040_2010_0804_0201_u64 as i64);
-    let set = _mm512_test_epi8_mask(_mm512_shuffle_epi8(bits, byte), bit);
-    _mm512_mask_add_epi8(low, set, low, _mm512_set1_epi8(16))
+    unsafe {
+        let (nibbles, bits) = (nibbles::<B, BYTES, AT>(p, i), words(p.add(i / 2 * 4 * BYTES), index, 0, last));
+        if i.is_multiple_of(2) { B::with_fifth::<false>(nibbles, bits) } else { B::with_fifth::<true>(nibbles, bits) }
+    }
 }
 
 /// A format whose 32 elements share a scale, from its pairs and what makes offsets of their second numbers, or one of 16 from its
@@ -257,7 +253,7 @@ macro_rules! unpack {
 
             #[inline]
             #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-            unsafe fn lanes($q: *const u8, $i: usize) -> __m512i {
+            unsafe fn lanes<B: Bits>($q: *const u8, $i: usize) -> __m512i {
                 // SAFETY: the caller promises a whole step at the pointer and a quarter below 4.
                 unsafe { $lanes }
             }
@@ -265,17 +261,17 @@ macro_rules! unpack {
     };
 }
 
-unpack!(Q4_0, 32, -8.0, |p| heads_18(p), |p, i| nibbles::<18, 2>(p, i));
-unpack!(Q4_1, 32, 1.0, |p| heads_20(p), |p, i| nibbles::<20, 4>(p, i));
-unpack!(Q5_0, 32, -16.0, |p| heads::<22, false, 6>(p), |p, i| five_bits::<22, 6>(p, i));
-unpack!(Q5_1, 32, 1.0, |p| heads::<24, true, 8>(p), |p, i| five_bits::<24, 8>(p, i));
+unpack!(Q4_0, 32, -8.0, |p| heads_18(p), |p, i| nibbles::<B, 18, 2>(p, i));
+unpack!(Q4_1, 32, 1.0, |p| heads_20(p), |p, i| nibbles::<B, 20, 4>(p, i));
+unpack!(Q5_0, 32, -16.0, |p| heads::<22, false, 6>(p), |p, i| five_bits::<B, 22, 6>(p, i));
+unpack!(Q5_1, 32, 1.0, |p| heads::<24, true, 8>(p), |p, i| five_bits::<B, 24, 8>(p, i));
 unpack!(Q8_0, 32, -128.0, |p| heads::<34, false, 2>(p), |p, i| {
     let signed = if i.is_multiple_of(2) { chunks::<34, 2>(p, i / 2) } else { chunks::<34, 18>(p, i / 2) };
     _mm512_xor_si512(signed, _mm512_set1_epi8(-128))
 });
 unpack!(Iq4Nl, 32, -128.0, |p| heads_18(p), |p, i| {
     let levels = _mm512_broadcast_i32x4(_mm_loadu_si128(LEVELS.as_ptr().cast()));
-    let signed = _mm512_shuffle_epi8(levels, nibbles::<18, 2>(p, i));
+    let signed = _mm512_shuffle_epi8(levels, nibbles::<B, 18, 2>(p, i));
     _mm512_xor_si512(signed, _mm512_set1_epi8(-128))
 });
 unpack!(Q2K, 16, |p| two_bit_scales(p), |p, i| two_bits(p.add(16), i));
@@ -293,10 +289,10 @@ unpack!(
         _mm512_mask_add_epi8(low, run_bits(p, i), low, _mm512_set1_epi8(4))
     }
 );
-unpack!(Q4K, 32, -1.0, |p| scales_and_minima(p), |p, i| k_nibbles(p.add(16), i));
+unpack!(Q4K, 32, -1.0, |p| scales_and_minima(p), |p, i| k_nibbles::<B>(p.add(16), i));
 unpack!(Q5K, 32, -1.0, |p| scales_and_minima(p), |p, i| {
-    let low = k_nibbles(p.add(48), i);
-    _mm512_mask_add_epi8(low, run_bits(p.add(16), i), low, _mm512_set1_epi8(16))
+    let low = k_nibbles::<B>(p.add(48), i);
+    _mm512_mask_add_epi8(low, group_bits(p.add(16), i), low, _mm512_set1_epi8(16))
 });
 unpack!(
     Q6K,
@@ -348,14 +344,19 @@ unsafe fn scales_and_minima(p: *const u8) -> __m512 {
     _mm512_mul_ps(pairs, _mm512_cvtph_ps(_mm256_set1_epi32(factors)))
 }
 
-/// Quarter `i` of nibbles that hold 64 elements in 32 bytes, the first 32 of them low.
+/// Vector `i` of nibbles that hold 64 elements in 32 bytes, the first 32 of them low: of four groups of 32 the first or second halves.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-unsafe fn k_nibbles(p: *const u8, i: usize) -> __m512i {
+unsafe fn k_nibbles<B: Bits>(p: *const u8, i: usize) -> __m512i {
     // SAFETY: the caller promises 128 bytes and i < 4.
-    let bytes = unsafe { _mm256_loadu_si256(p.add(32 * i).cast()) };
-    let both = _mm512_srlv_epi16(_mm512_broadcast_i64x4(bytes), halves(0, 4));
-    _mm512_and_si512(both, _mm512_set1_epi8(0x0f))
+    let bytes = unsafe { _mm512_loadu_si512(p.add(i / 2 * 64).cast()) };
+    let halves = if i.is_multiple_of(2) {
+        _mm512_shuffle_i64x2::<0b10_00_10_00>(bytes, bytes)
+    } else {
+        _mm512_shuffle_i64x2::<0b11_01_11_01>(bytes, bytes)
+    };
+    // SAFETY: as the caller promises.
+    unsafe { B::low_and_high_nibbles(halves) }
 }
 
 /// Quarter `i` of 2-bit lanes that hold 128 elements in 32 bytes, lowest bits first.
@@ -367,6 +368,20 @@ unsafe fn two_bits(p: *const u8, i: usize) -> __m512i {
     let shift = 4 * (i % 2) as i16;
     let both = _mm512_srlv_epi16(_mm512_broadcast_i64x4(bytes), halves(shift, shift + 2));
     _mm512_and_si512(both, _mm512_set1_epi8(3))
+}
+
+/// The bits of vector `i` in 32 bytes whose bit `j` belongs to group `j` of 32 elements.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn group_bits(p: *const u8, i: usize) -> __mmask64 {
+    // SAFETY: the caller promises 32 bytes and i < 4.
+    let bytes = unsafe { _mm512_broadcast_i32x4(_mm_loadu_si128(p.add(i % 2 * 16).cast())) };
+    let bit = |group: usize| 0x0101_0101 << (4 * (i / 2) + group);
+    let bits = _mm512_inserti64x4::<1>(
+        _mm512_castsi256_si512(_mm256_set_epi32(bit(2), bit(2), bit(2), bit(2), bit(0), bit(0), bit(0), bit(0))),
+        _mm256_set_epi32(bit(3), bit(3), bit(3), bit(3), bit(1), bit(1), bit(1), bit(1)),
+    );
+    _mm512_test_epi8_mask(bytes, bits)
 }
 
 /// The bits of quarter `i` in 32 bytes whose bit `j` belongs to elements `32j..32j + 32`.
