@@ -93,7 +93,8 @@ mod wide {
             ahead: &mut Ahead,
         ) -> usize {
             let entries = if ENTRIES == 0 { self.entries } else { ENTRIES };
-            let scale = _mm256_broadcast_ps(&_mm_setr_ps(scale[0], scale[0], scale[1], scale[1]));
+            let scale = _mm_setr_ps(scale[0], scale[0], scale[1], scale[1]);
+            let scale = _mm256_set_m128(scale, scale);
             let x = x.as_ptr().cast::<f64>();
             let [z1, z2] = z.map(|z| z.as_mut_ptr().cast::<f64>());
             // Of the last two, the loads of factors end three after them.

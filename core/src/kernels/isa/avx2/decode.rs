@@ -27,7 +27,12 @@ pub unsafe fn decode<F: Format + Repack<Unit = Words>>(
         let blocks = &row[start / F::LEN * F::BYTES..][..cols / F::LEN * F::BYTES];
         // Rows lie too far apart for the hardware to foresee. Prefetching reads nothing, wherever the address is.
         for line in (0..blocks.len()).step_by(LINE) {
-            _mm_prefetch::<_MM_HINT_T0>(blocks.as_ptr().wrapping_add(AHEAD * row_bytes + line).cast());
+            let ahead = blocks.as_ptr().wrapping_add(AHEAD * row_bytes + line);
+            // SAFETY: prefetching reads nothing, wherever the address is. Newer compilers need not be told.
+            #[allow(unused_unsafe)]
+            unsafe {
+                _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+            }
         }
         for (b, block) in blocks.chunks_exact(F::BYTES).enumerate() {
             // SAFETY: the chunk is a whole block.
