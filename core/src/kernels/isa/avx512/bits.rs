@@ -6,6 +6,8 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
+use super::unpack::halves;
+
 /// The instructions for it.
 pub trait Bits {
     /// Whether this CPU has them.
@@ -51,8 +53,7 @@ impl Bits for Shifts {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
     unsafe fn low_and_high_nibbles(bytes: __m512i) -> __m512i {
-        let by = _mm512_inserti64x4::<1>(_mm512_setzero_si512(), _mm256_set1_epi16(4));
-        _mm512_and_si512(_mm512_srlv_epi16(bytes, by), _mm512_set1_epi8(0x0f))
+        _mm512_and_si512(_mm512_srlv_epi16(bytes, halves(0, 4)), _mm512_set1_epi8(0x0f))
     }
 
     #[inline]

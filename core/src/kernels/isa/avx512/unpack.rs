@@ -315,7 +315,7 @@ unpack!(
 /// Words of the lower and of the upper 32 bytes.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn halves(low: i16, high: i16) -> __m512i {
+pub(super) fn halves(low: i16, high: i16) -> __m512i {
     _mm512_inserti64x4(_mm512_set1_epi16(low), _mm256_set1_epi16(high), 1)
 }
 
@@ -350,13 +350,13 @@ unsafe fn scales_and_minima(p: *const u8) -> __m512 {
 unsafe fn k_nibbles<B: Bits>(p: *const u8, i: usize) -> __m512i {
     // SAFETY: the caller promises 128 bytes and i < 4.
     let bytes = unsafe { _mm512_loadu_si512(p.add(i / 2 * 64).cast()) };
-    let halves = if i.is_multiple_of(2) {
+    let parts = if i.is_multiple_of(2) {
         _mm512_shuffle_i64x2::<0b10_00_10_00>(bytes, bytes)
     } else {
         _mm512_shuffle_i64x2::<0b11_01_11_01>(bytes, bytes)
     };
     // SAFETY: as the caller promises.
-    unsafe { B::low_and_high_nibbles(halves) }
+    unsafe { B::low_and_high_nibbles(parts) }
 }
 
 /// Quarter `i` of 2-bit lanes that hold 128 elements in 32 bytes, lowest bits first.
