@@ -29,7 +29,7 @@ const PARALLEL_ELEMENTS: usize = 1 << 14;
 /// two signed bytes in planes of their own. A second int8 product on weights that are unpacked anyway costs little, and
 /// leaves a rounding error 128 times smaller than one byte an element would. With [`ActivationType::Int8`] the fine plane is
 /// zero, which kernels of that choice count on. Beside the lanes it keeps, per group of 16
-/// elements, the scale and the scaled sum of the elements, which is what a weight format's offset multiplies. Rows are
+/// elements, the scale, the sum of the steps and that sum scaled, which is what a weight format's offset multiplies. Rows are
 /// padded with zeros to whole weight blocks of 256.
 #[derive(Debug)]
 pub struct Activations {
@@ -44,6 +44,8 @@ pub struct Activations {
     lanes: Aligned<i8>,
     fine: Aligned<i8>,
     scales: Aligned<f32>,
+    starts: Aligned<i32>,
+    block_starts: Aligned<i32>,
     sums: Aligned<f32>,
     block_sums: Aligned<f32>,
     words: Aligned<i16>,
@@ -101,6 +103,8 @@ impl Activations {
             lanes: Aligned::new(padded),
             fine: Aligned::new(padded),
             scales: Aligned::new(padded / GROUP),
+            starts: Aligned::new(padded / GROUP),
+            block_starts: Aligned::new(padded / BLOCK),
             sums: Aligned::new(padded / GROUP),
             block_sums: Aligned::new(padded / BLOCK),
             words: Aligned::new(if compute.kernels().words { padded } else { 0 }),
@@ -227,6 +231,8 @@ impl Activations {
             grow(&mut self.lanes, rows * stride);
             grow(&mut self.fine, rows * stride);
             grow(&mut self.scales, rows * stride / GROUP);
+            grow(&mut self.starts, rows * stride / GROUP);
+            grow(&mut self.block_starts, rows * stride / BLOCK);
             grow(&mut self.sums, rows * stride / GROUP);
             grow(&mut self.block_sums, rows * stride / BLOCK);
         }
@@ -239,6 +245,8 @@ impl Activations {
         let lanes = Parts::new(&mut self.lanes);
         let fine = Parts::new(&mut self.fine);
         let scales = Parts::new(&mut self.scales);
+        let starts = Parts::new(&mut self.starts);
+        let block_starts = Parts::new(&mut self.block_starts);
         let sums = Parts::new(&mut self.sums);
         let block_sums = Parts::new(&mut self.block_sums);
         let words = Parts::new(&mut self.words);
@@ -248,6 +256,8 @@ impl Activations {
                 lanes.expect(t + 1, stride);
                 fine.expect(t + 1, stride);
                 scales.expect(t + 1, stride / GROUP);
+                starts.expect(t + 1, stride / GROUP);
+                block_starts.expect(t + 1, stride / BLOCK);
                 sums.expect(t + 1, stride / GROUP);
                 block_sums.expect(t + 1, stride / BLOCK);
             }
@@ -261,17 +271,17 @@ impl Activations {
                 // SAFETY: as above.
                 let (lanes, fine) = unsafe { (lanes.part(t, stride), fine.part(t, stride)) };
                 // SAFETY: as above.
-                let (scales, sums) = unsafe { (scales.part(t, groups), sums.part(t, groups)) };
+                let (scales, totals) = unsafe { (scales.part(t, groups), starts.part(t, groups)) };
                 // SAFETY: `compute` exists, so the CPU runs its tier.
-                unsafe { quantise(row, lanes, fine, scales, sums) };
+                unsafe { quantise(row, lanes, fine, scales, totals) };
                 if compute.activations() == ActivationType::Int8 {
-                    widest(DropFine { lanes, fine, scales, sums });
+                    widest(DropFine { lanes, fine, totals });
                 }
                 // SAFETY: as above.
-                let block_sums = unsafe { block_sums.part(t, stride / BLOCK) };
-                for (block, [first, second]) in block_sums.iter_mut().zip(sums.as_chunks().0) {
-                    *block = first + second;
-                }
+                let (sums, block_sums) = unsafe { (sums.part(t, groups), block_sums.part(t, stride / BLOCK)) };
+                // SAFETY: as above.
+                let block_starts = unsafe { block_starts.part(t, stride / BLOCK) };
+                widest(AddUp { scales, sums, block_sums, starts: totals, block_starts });
                 if with_words {
                     // SAFETY: as above.
                     widest(Combine { lanes, fine, words: unsafe { words.part(t, stride) } });
@@ -338,6 +348,8 @@ impl Activations {
             scales: &self.scales[start * stride / GROUP..],
             sums: &self.sums[start * stride / GROUP..],
             block_sums: &self.block_sums[start * stride / BLOCK..],
+            starts: &self.starts[start * stride / GROUP..],
+            block_starts: &self.block_starts[start * stride / BLOCK..],
             words: self.words.get(start * stride..).unwrap_or_default(),
         }
     }
@@ -351,12 +363,11 @@ impl Activations {
     }
 }
 
-/// Leaves the coarse plane alone, and the sums of what that stands for.
+/// Leaves the coarse plane alone, and the totals of what that stands for.
 struct DropFine<'a> {
     lanes: &'a [i8],
     fine: &'a mut [i8],
-    scales: &'a [f32],
-    sums: &'a mut [f32],
+    totals: &'a mut [i32],
 }
 
 impl Widest for DropFine<'_> {
@@ -365,9 +376,35 @@ impl Widest for DropFine<'_> {
     #[inline(always)]
     fn run<const FUSED: bool>(self) {
         self.fine.fill(0);
-        for ((sum, scale), lanes) in self.sums.iter_mut().zip(self.scales).zip(self.lanes.as_chunks::<GROUP>().0) {
-            let total: i32 = lanes.iter().map(|&lane| i32::from(lane)).sum();
-            *sum = scale * (COARSE * total) as f32;
+        for (total, lanes) in self.totals.iter_mut().zip(self.lanes.as_chunks::<GROUP>().0) {
+            *total = COARSE * lanes.iter().map(|&lane| i32::from(lane)).sum::<i32>();
+        }
+    }
+}
+
+/// What follows from a row's scales and the totals of its groups, which are in the place of where integer sums start.
+struct AddUp<'a> {
+    scales: &'a [f32],
+    sums: &'a mut [f32],
+    block_sums: &'a mut [f32],
+    starts: &'a mut [i32],
+    block_starts: &'a mut [i32],
+}
+
+impl Widest for AddUp<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<const FUSED: bool>(self) {
+        for ((sum, scale), total) in self.sums.iter_mut().zip(self.scales).zip(&mut *self.starts) {
+            *sum = scale * *total as f32;
+            *total = -*total;
+        }
+        for (block, [first, second]) in self.block_sums.iter_mut().zip(self.sums.as_chunks().0) {
+            *block = first + second;
+        }
+        for (block, [first, second]) in self.block_starts.iter_mut().zip(self.starts.as_chunks().0) {
+            *block = first + second;
         }
     }
 }
@@ -473,29 +510,29 @@ pub(super) fn steps(amax: f32) -> (f32, f32) {
     if amax > TINY { (Q_MAX / amax, amax / Q_MAX) } else { (0.0, 0.0) }
 }
 
-/// Quantises one row: both planes, and for each group of 16 the scale and the scaled sum of its elements. What lies
+/// Quantises one row: both planes, and for each group of 16 the scale and the sum of its steps. What lies
 /// beyond the row is set to zero.
 ///
 /// This is the definition; a tier that has its own version must agree with it to the last bit.
-pub(super) fn quantise_row(x: &[f32], lanes: &mut [i8], fine: &mut [i8], scales: &mut [f32], sums: &mut [f32]) {
+pub(super) fn quantise_row(x: &[f32], lanes: &mut [i8], fine: &mut [i8], scales: &mut [f32], totals: &mut [i32]) {
     let (x, rest) = x.as_chunks::<BLOCK>();
     let planes = lanes.as_chunks_mut::<BLOCK>().0.iter_mut().zip(fine.as_chunks_mut::<BLOCK>().0);
     let scales = scales.as_chunks_mut::<{ BLOCK / GROUP }>().0.iter_mut();
-    let sums = sums.as_chunks_mut::<{ BLOCK / GROUP }>().0.iter_mut();
-    let mut blocks = planes.zip(scales).zip(sums);
-    for (x, ((planes, scales), sums)) in x.iter().zip(&mut blocks) {
-        quantise_block(x, planes, scales, sums);
+    let totals = totals.as_chunks_mut::<{ BLOCK / GROUP }>().0.iter_mut();
+    let mut blocks = planes.zip(scales).zip(totals);
+    for (x, ((planes, scales), totals)) in x.iter().zip(&mut blocks) {
+        quantise_block(x, planes, scales, totals);
     }
     if !rest.is_empty()
-        && let Some(((planes, scales), sums)) = blocks.next()
+        && let Some(((planes, scales), totals)) = blocks.next()
     {
         let mut last = [0.0; BLOCK];
         last[..rest.len()].copy_from_slice(rest);
-        quantise_block(&last, planes, scales, sums);
+        quantise_block(&last, planes, scales, totals);
     }
-    for (((lanes, fine), scales), sums) in blocks {
+    for (((lanes, fine), scales), totals) in blocks {
         (*lanes, *fine) = ([0; BLOCK], [0; BLOCK]);
-        (*scales, *sums) = ([0.0; BLOCK / GROUP], [0.0; BLOCK / GROUP]);
+        (*scales, *totals) = ([0.0; BLOCK / GROUP], [0; BLOCK / GROUP]);
     }
 }
 
@@ -503,7 +540,7 @@ fn quantise_block(
     x: &[f32; BLOCK],
     (lanes, fine): (&mut [i8; BLOCK], &mut [i8; BLOCK]),
     scales: &mut [f32; BLOCK / GROUP],
-    sums: &mut [f32; BLOCK / GROUP],
+    totals: &mut [i32; BLOCK / GROUP],
 ) {
     /// Independent partial results, which a compiler can keep in vector registers.
     const WIDTH: usize = BLOCK / 2;
@@ -536,8 +573,7 @@ fn quantise_block(
         fine[i] = (steps[i] - coarse * COARSE) as i8;
     }
     for (g, group) in steps.as_chunks::<GROUP>().0.iter().enumerate() {
-        let total: i32 = group.iter().sum();
         scales[g] = scale;
-        sums[g] = scale * total as f32;
+        totals[g] = group.iter().sum();
     }
 }

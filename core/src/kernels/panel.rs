@@ -63,6 +63,13 @@ pub struct Batch<'a> {
     pub sums: &'a [f32],
     /// Scaled sum of each block of 32.
     pub block_sums: &'a [f32],
+    /// Minus the sum of each group of 16 in fine steps: where the integer sums of lanes around [`COARSE`](super::activations::COARSE)
+    /// start.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+    pub starts: &'a [i32],
+    /// The same of each block of 32.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+    pub block_starts: &'a [i32],
     /// Both planes in one, `128 · lane + fine`, row-major; only where the tier's kernels read it.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub words: &'a [i16],

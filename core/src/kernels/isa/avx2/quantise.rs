@@ -8,19 +8,19 @@ use crate::kernels::formats::GROUP;
 
 /// [`quantise_row`] with whole blocks done by hand.
 #[target_feature(enable = "avx2")]
-pub fn quantise(x: &[f32], lanes: &mut [i8], fine: &mut [i8], scales: &mut [f32], sums: &mut [f32]) {
+pub fn quantise(x: &[f32], lanes: &mut [i8], fine: &mut [i8], scales: &mut [f32], totals: &mut [i32]) {
     let (blocks, rest) = x.as_chunks::<RUN>();
     let whole = blocks.len();
     let (lanes, lanes_rest) = lanes.split_at_mut(whole * RUN);
     let (fine, fine_rest) = fine.split_at_mut(whole * RUN);
     let (scales, scales_rest) = scales.split_at_mut(whole * (RUN / GROUP));
-    let (sums, sums_rest) = sums.split_at_mut(whole * (RUN / GROUP));
+    let (totals, totals_rest) = totals.split_at_mut(whole * (RUN / GROUP));
     let planes = lanes.as_chunks_mut::<RUN>().0.iter_mut().zip(fine.as_chunks_mut::<RUN>().0);
-    let outputs = planes.zip(scales.as_chunks_mut().0).zip(sums.as_chunks_mut().0);
-    for (x, ((planes, scales), sums)) in blocks.iter().zip(outputs) {
-        quantise_block(x, planes, scales, sums);
+    let outputs = planes.zip(scales.as_chunks_mut().0).zip(totals.as_chunks_mut().0);
+    for (x, ((planes, scales), totals)) in blocks.iter().zip(outputs) {
+        quantise_block(x, planes, scales, totals);
     }
-    quantise_row(rest, lanes_rest, fine_rest, scales_rest, sums_rest);
+    quantise_row(rest, lanes_rest, fine_rest, scales_rest, totals_rest);
 }
 
 #[inline]
@@ -29,7 +29,7 @@ fn quantise_block(
     x: &[f32; RUN],
     (lanes, fine): (&mut [i8; RUN], &mut [i8; RUN]),
     scales: &mut [f32; 2],
-    sums: &mut [f32; 2],
+    totals: &mut [i32; 2],
 ) {
     // SAFETY: the four vectors are the block's 32 elements.
     let v: [__m256; 4] = std::array::from_fn(|i| unsafe { _mm256_loadu_ps(x.as_ptr().add(8 * i)) });
@@ -65,7 +65,7 @@ fn quantise_block(
         _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 0b10_11_00_01)))
     };
     *scales = [scale; 2];
-    *sums = [scale * sum(words[0], words[1]) as f32, scale * sum(words[2], words[3]) as f32];
+    *totals = [sum(words[0], words[1]), sum(words[2], words[3])];
 }
 
 /// 32 numbers that fit a signed byte, as bytes.

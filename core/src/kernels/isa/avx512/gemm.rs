@@ -4,7 +4,11 @@
 //! at a time. Within a group of columns that share a scale everything is integer: the coarse plane's sums are shifted up by
 //! the plane's worth and the fine plane's added on top; then one conversion, and one product with both scales into the
 //! f32 sums. A tile has 24 sums in registers, which leaves the weights two and the activations one.
+//!
+//! Offsets are f32 products of their own, unless they follow from a lane that stands for zero. Such lanes are raised until that one
+//! is [`COARSE`], so that what it contributes is a number of the activations alone, from which their coarse sums start.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::{Bits, Unpack};
@@ -20,6 +24,11 @@ const TILE: usize = 6;
 const HALVES: usize = PANEL_ROWS / 16;
 /// Columns of a step, which is what the formats unpack at a time.
 const STEP: usize = super::STEP;
+
+/// By how many bits a format's lanes are raised.
+const fn raise<F: Unpack>() -> u32 {
+    if F::ZERO == 0 { 0 } else { COARSE.trailing_zeros() - F::ZERO.trailing_zeros() }
+}
 
 /// Unpacks and turns round the columns of a panel; see [`UnpackFn`](crate::kernels::panel::UnpackFn).
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
@@ -75,7 +84,8 @@ unsafe fn unpack_step<F: Unpack, B: Bits>(rows: &[*const u8; 16], lanes: *mut u8
         for i in 0..4 {
             let mut block = [_mm512_setzero_si512(); 16];
             for (block, &row) in block.iter_mut().zip(rows) {
-                *block = F::lanes::<B>(row, i);
+                // The bits stay in their bytes: twice the lane of zero is more than any.
+                *block = _mm512_sll_epi16(F::lanes::<B>(row, i), _mm_cvtsi32_si128(raise::<F>() as i32));
             }
             for (word, columns) in square(block).into_iter().enumerate() {
                 let four = if F::SPAN > GROUP {
@@ -90,13 +100,17 @@ unsafe fn unpack_step<F: Unpack, B: Bits>(rows: &[*const u8; 16], lanes: *mut u8
         let mut offset = [_mm512_setzero_si512(); 16];
         for ((scale, offset), &row) in scale.iter_mut().zip(&mut offset).zip(rows) {
             let (s, o) = F::scales(row);
+            let s = _mm512_mul_ps(s, _mm512_set1_ps(1.0 / (1 << raise::<F>()) as f32));
             (*scale, *offset) = (_mm512_castps_si512(s), _mm512_castps_si512(o));
         }
-        let (scale, offset) = (square(scale), square(offset));
-        for g in 0..STEP / F::SPAN {
-            let from = g * F::SPAN / GROUP;
-            _mm512_store_si512(scales.add(g * PANEL_ROWS).cast(), scale[from]);
-            _mm512_store_si512(offsets.add(g * PANEL_ROWS).cast(), offset[from]);
+        let store = |of: [__m512i; 16], to: *mut f32| {
+            for (g, of) in square(of).iter().step_by(F::SPAN / GROUP).enumerate() {
+                _mm512_store_si512(to.add(g * PANEL_ROWS).cast(), *of);
+            }
+        };
+        store(scale, scales);
+        if F::ZERO == 0 {
+            store(offset, offsets);
         }
     }
 }
@@ -104,12 +118,19 @@ unsafe fn unpack_step<F: Unpack, B: Bits>(rows: &[*const u8; 16], lanes: *mut u8
 /// The product for panels of a format.
 pub fn multiply_for<F: Unpack, const FINE: bool>() -> MultiplyFn {
     const { assert!(F::SPAN == GROUP || F::SPAN == 2 * GROUP) };
-    if F::SPAN == GROUP { multiply::<GROUP, FINE> } else { multiply::<{ 2 * GROUP }, FINE> }
+    const { assert!(F::ZERO == 0 || F::ZERO.is_power_of_two() && F::ZERO as i32 <= COARSE) };
+    match (F::SPAN == GROUP, F::ZERO > 0) {
+        (true, false) => multiply::<GROUP, FINE, false>,
+        (true, true) => multiply::<GROUP, FINE, true>,
+        (false, false) => multiply::<{ 2 * GROUP }, FINE, false>,
+        (false, true) => multiply::<{ 2 * GROUP }, FINE, true>,
+    }
 }
 
-/// See [`MultiplyFn`]. `SPAN` columns share a scale; without `FINE` the fine plane is zero and not looked at.
+/// See [`MultiplyFn`]. `SPAN` columns share a scale; without `FINE` the fine plane is zero and not looked at; if they are `CENTRED`,
+/// lane [`COARSE`] is weight zero, and there are no offsets.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn multiply<const SPAN: usize, const FINE: bool>(
+unsafe fn multiply<const SPAN: usize, const FINE: bool, const CENTRED: bool>(
     panel: &mut Panel,
     start: usize,
     cols: usize,
@@ -120,19 +141,19 @@ unsafe fn multiply<const SPAN: usize, const FINE: bool>(
     // SAFETY: as the caller promises; the tiles' rows are below `x.rows`.
     unsafe {
         while t + TILE <= x.rows {
-            tile::<SPAN, FINE, TILE>(panel, start, cols, x, t, target);
+            tile::<SPAN, FINE, CENTRED, TILE>(panel, start, cols, x, t, target);
             t += TILE;
         }
         if t + 4 <= x.rows {
-            tile::<SPAN, FINE, 4>(panel, start, cols, x, t, target);
+            tile::<SPAN, FINE, CENTRED, 4>(panel, start, cols, x, t, target);
             t += 4;
         }
         if t + 2 <= x.rows {
-            tile::<SPAN, FINE, 2>(panel, start, cols, x, t, target);
+            tile::<SPAN, FINE, CENTRED, 2>(panel, start, cols, x, t, target);
             t += 2;
         }
         if t < x.rows {
-            tile::<SPAN, FINE, 1>(panel, start, cols, x, t, target);
+            tile::<SPAN, FINE, CENTRED, 1>(panel, start, cols, x, t, target);
         }
     }
 }
@@ -141,7 +162,7 @@ type Tile<V, const T: usize> = [[V; HALVES]; T];
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn tile<const SPAN: usize, const FINE: bool, const T: usize>(
+unsafe fn tile<const SPAN: usize, const FINE: bool, const CENTRED: bool, const T: usize>(
     panel: &mut Panel,
     start: usize,
     cols: usize,
@@ -168,12 +189,18 @@ unsafe fn tile<const SPAN: usize, const FINE: bool, const T: usize>(
         let coarse = x.lanes.as_ptr().add(t * x.stride + start);
         let fine = x.fine.as_ptr().add(t * x.stride + start);
         let scale = x.scales.as_ptr().add((t * x.stride + start) / GROUP);
-        let sum = if SPAN == GROUP { x.sums } else { x.block_sums };
+        let (sum, first) = if SPAN == GROUP { (x.sums, x.starts) } else { (x.block_sums, x.block_starts) };
         let sum = sum.as_ptr().add((t * x.stride + start) / SPAN);
+        let first = first.as_ptr().add((t * x.stride + start) / SPAN);
         let (lanes, scales, offsets) = (panel.lanes(), panel.scales(), panel.offsets());
         for g in 0..cols.div_ceil(SPAN) {
             let lanes = lanes.add(g * SPAN * PANEL_ROWS);
             let mut dots: Tile<__m512i, T> = [[_mm512_setzero_si512(); HALVES]; T];
+            if CENTRED {
+                for (k, dots) in dots.iter_mut().enumerate() {
+                    *dots = [_mm512_set1_epi32(*first.add(k * (x.stride / SPAN) + g)); HALVES];
+                }
+            }
             add_plane::<SPAN, T>(lanes, coarse.add(g * SPAN), x.stride, &mut dots);
             for dot in dots.as_flattened_mut() {
                 *dot = _mm512_slli_epi32::<{ COARSE.trailing_zeros() }>(*dot);
@@ -183,13 +210,16 @@ unsafe fn tile<const SPAN: usize, const FINE: bool, const T: usize>(
             }
             for h in 0..HALVES {
                 let weight_scale = _mm512_load_ps(scales.add(g * PANEL_ROWS + 16 * h));
-                let offset = _mm512_load_ps(offsets.add(g * PANEL_ROWS + 16 * h));
+                let offset =
+                    if CENTRED { _mm512_setzero_ps() } else { _mm512_load_ps(offsets.add(g * PANEL_ROWS + 16 * h)) };
                 for k in 0..T {
                     let row_scale = _mm512_set1_ps(*scale.add((k * x.stride + g * SPAN) / GROUP));
-                    let row_sum = _mm512_set1_ps(*sum.add(k * (x.stride / SPAN) + g));
                     let both = _mm512_mul_ps(weight_scale, row_scale);
                     sums[k][h] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[k][h]), both, sums[k][h]);
-                    sums[k][h] = _mm512_fmadd_ps(offset, row_sum, sums[k][h]);
+                    if !CENTRED {
+                        let row_sum = _mm512_set1_ps(*sum.add(k * (x.stride / SPAN) + g));
+                        sums[k][h] = _mm512_fmadd_ps(offset, row_sum, sums[k][h]);
+                    }
                 }
             }
         }
@@ -210,6 +240,12 @@ unsafe fn add_plane<const SPAN: usize, const T: usize>(
     stride: usize,
     dots: &mut Tile<__m512i, T>,
 ) {
+    let flat = dots.as_flattened_mut();
+    if let (TILE, Some(flat)) = (T, flat.first_chunk_mut()) {
+        // SAFETY: the caller's promise.
+        unsafe { add_plane_whole::<SPAN>(lanes, plane, stride, flat) };
+        return;
+    }
     // SAFETY: the caller promises `SPAN` columns of the panel and of T rows of the plane.
     unsafe {
         for four in 0..SPAN / 4 {
@@ -222,5 +258,52 @@ unsafe fn add_plane<const SPAN: usize, const T: usize>(
                 }
             }
         }
+    }
+}
+
+/// [`add_plane`] for a whole tile, in assembly: compilers keep more weights at hand than there are registers for.
+///
+/// # Safety
+/// As [`add_plane`], of `TILE` rows.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+#[rustfmt::skip]
+unsafe fn add_plane_whole<const SPAN: usize>(
+    lanes: *mut u8,
+    plane: *const i8,
+    stride: usize,
+    [a, b, c, d, e, f, g, h, i, j, k, l]: &mut [__m512i; TILE * HALVES],
+) {
+    let (_upper, _lower, _x): (__m512i, __m512i, __m512i);
+    // SAFETY: reads what the caller promises, four columns of every row at a time.
+    unsafe {
+        asm!(
+            "2:",
+            "vmovdqa64 {upper}, [{lanes}]",
+            "vmovdqa64 {lower}, [{lanes} + 64]",
+            "vpbroadcastd {x}, dword ptr [{plane}]",
+            "vpdpbusd {a}, {upper}, {x}", "vpdpbusd {b}, {lower}, {x}",
+            "vpbroadcastd {x}, dword ptr [{plane} + {stride}]",
+            "vpdpbusd {c}, {upper}, {x}", "vpdpbusd {d}, {lower}, {x}",
+            "vpbroadcastd {x}, dword ptr [{plane} + 2 * {stride}]",
+            "vpdpbusd {e}, {upper}, {x}", "vpdpbusd {f}, {lower}, {x}",
+            "vpbroadcastd {x}, dword ptr [{plane} + {three}]",
+            "vpdpbusd {g}, {upper}, {x}", "vpdpbusd {h}, {lower}, {x}",
+            "vpbroadcastd {x}, dword ptr [{plane} + 4 * {stride}]",
+            "vpdpbusd {i}, {upper}, {x}", "vpdpbusd {j}, {lower}, {x}",
+            "vpbroadcastd {x}, dword ptr [{plane} + {five}]",
+            "vpdpbusd {k}, {upper}, {x}", "vpdpbusd {l}, {lower}, {x}",
+            "add {lanes}, {next}",
+            "add {plane}, 4",
+            "dec {fours:e}",
+            "jnz 2b",
+            lanes = inout(reg) lanes => _, plane = inout(reg) plane => _, fours = inout(reg) SPAN / 4 => _,
+            stride = in(reg) stride, three = in(reg) 3 * stride, five = in(reg) 5 * stride, next = const 4 * PANEL_ROWS,
+            upper = out(zmm_reg) _upper, lower = out(zmm_reg) _lower, x = out(zmm_reg) _x,
+            a = inout(zmm_reg) *a, b = inout(zmm_reg) *b, c = inout(zmm_reg) *c, d = inout(zmm_reg) *d,
+            e = inout(zmm_reg) *e, f = inout(zmm_reg) *f, g = inout(zmm_reg) *g, h = inout(zmm_reg) *h,
+            i = inout(zmm_reg) *i, j = inout(zmm_reg) *j, k = inout(zmm_reg) *k, l = inout(zmm_reg) *l,
+            options(readonly, nostack),
+        );
     }
 }

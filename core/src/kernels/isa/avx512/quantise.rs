@@ -15,18 +15,18 @@ const GROUPS: usize = STEP / GROUP;
 
 /// [`quantise_row`](crate::kernels::activations::quantise_row) with fours of whole blocks done by hand.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-pub fn quantise(x: &[f32], lanes: &mut [i8], fine: &mut [i8], scales: &mut [f32], sums: &mut [f32]) {
+pub fn quantise(x: &[f32], lanes: &mut [i8], fine: &mut [i8], scales: &mut [f32], totals: &mut [i32]) {
     let (fours, rest) = x.as_chunks::<STEP>();
     let (lanes, lanes_rest) = lanes.split_at_mut(fours.len() * STEP);
     let (fine, fine_rest) = fine.split_at_mut(fours.len() * STEP);
     let (scales, scales_rest) = scales.split_at_mut(fours.len() * GROUPS);
-    let (sums, sums_rest) = sums.split_at_mut(fours.len() * GROUPS);
+    let (totals, totals_rest) = totals.split_at_mut(fours.len() * GROUPS);
     let planes = lanes.as_chunks_mut::<STEP>().0.iter_mut().zip(fine.as_chunks_mut::<STEP>().0);
-    let outputs = planes.zip(scales.as_chunks_mut::<GROUPS>().0).zip(sums.as_chunks_mut::<GROUPS>().0);
-    for (x, ((planes, scales), sums)) in fours.iter().zip(outputs) {
-        quantise_four(x, planes, scales, sums);
+    let outputs = planes.zip(scales.as_chunks_mut::<GROUPS>().0).zip(totals.as_chunks_mut::<GROUPS>().0);
+    for (x, ((planes, scales), totals)) in fours.iter().zip(outputs) {
+        quantise_four(x, planes, scales, totals);
     }
-    avx2::quantise(rest, lanes_rest, fine_rest, scales_rest, sums_rest);
+    avx2::quantise(rest, lanes_rest, fine_rest, scales_rest, totals_rest);
 }
 
 #[inline]
@@ -35,7 +35,7 @@ fn quantise_four(
     x: &[f32; STEP],
     (lanes, fine): (&mut [i8; STEP], &mut [i8; STEP]),
     scales: &mut [f32; GROUPS],
-    sums: &mut [f32; GROUPS],
+    totals: &mut [i32; GROUPS],
 ) {
     // SAFETY: the vectors are the groups of the step.
     let v: [__m512; GROUPS] = std::array::from_fn(|i| unsafe { _mm512_loadu_ps(x.as_ptr().add(GROUP * i)) });
@@ -74,11 +74,10 @@ fn quantise_four(
         }
     }
     let of_groups = _mm256_permutexvar_ps(_mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3), _mm256_castps128_ps256(scale));
-    let totals = _mm256_cvtepi32_ps(group_sums(words));
     // SAFETY: there are eight groups.
     unsafe {
         _mm256_storeu_ps(scales.as_mut_ptr(), of_groups);
-        _mm256_storeu_ps(sums.as_mut_ptr(), _mm256_mul_ps(of_groups, totals));
+        _mm256_storeu_si256(totals.as_mut_ptr().cast(), group_sums(words));
     }
 }
 

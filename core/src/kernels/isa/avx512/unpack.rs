@@ -13,6 +13,8 @@ use crate::kernels::formats::{
 pub trait Unpack: Format {
     /// Columns that share a scale: 16 or 32.
     const SPAN: usize;
+    /// The lane of weight zero, half of the number of lanes there are, where offsets follow from it; 0 where they are the file's.
+    const ZERO: u8;
     /// Bytes of a step.
     const STEP_BYTES: usize = STEP / Self::LEN * Self::BYTES;
 
@@ -215,27 +217,37 @@ unsafe fn five_bits<B: Bits, const BYTES: usize, const AT: usize>(p: *const u8, 
 /// A format whose 32 elements share a scale, from its pairs and what makes offsets of their second numbers, or one of 16 from its
 /// scales and offsets; and its lanes.
 macro_rules! unpack {
-    ($format:ty, 32, $offset:literal, |$p:ident| $pairs:expr, |$q:ident, $i:ident| $lanes:expr) => {
+    ($format:ty, 32, $zero:literal, $offset:literal, |$p:ident| $pairs:expr, |$q:ident, $i:ident| $lanes:expr) => {
         unpack!(
             $format,
             32,
+            $zero,
             |$p| split_pairs($pairs, $offset),
             |x, at, keep, sum| { weigh_pairs($pairs, $offset, x, at, keep, sum) },
             |$q, $i| $lanes
         );
     };
-    ($format:ty, 16, |$p:ident| $scales:expr, |$q:ident, $i:ident| $lanes:expr) => {
-        unpack!($format, 16, |$p| $scales, |x, at, keep, sum| weigh_groups($scales, x, at, keep, sum), |$q, $i| $lanes);
+    ($format:ty, 16, $zero:literal, |$p:ident| $scales:expr, |$q:ident, $i:ident| $lanes:expr) => {
+        unpack!(
+            $format,
+            16,
+            $zero,
+            |$p| $scales,
+            |x, at, keep, sum| weigh_groups($scales, x, at, keep, sum),
+            |$q, $i| $lanes
+        );
     };
     (
         $format:ty,
         $span:literal,
+        $zero:literal,
         |$p:ident| $scales:expr,
         |$x:ident, $at:ident, $keep:ident, $sum:ident| $weigh:expr,
         |$q:ident, $i:ident| $lanes:expr
     ) => {
         impl Unpack for $format {
             const SPAN: usize = $span;
+            const ZERO: u8 = $zero;
 
             #[inline]
             #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
@@ -261,23 +273,24 @@ macro_rules! unpack {
     };
 }
 
-unpack!(Q4_0, 32, -8.0, |p| heads_18(p), |p, i| nibbles::<B, 18, 2>(p, i));
-unpack!(Q4_1, 32, 1.0, |p| heads_20(p), |p, i| nibbles::<B, 20, 4>(p, i));
-unpack!(Q5_0, 32, -16.0, |p| heads::<22, false, 6>(p), |p, i| five_bits::<B, 22, 6>(p, i));
-unpack!(Q5_1, 32, 1.0, |p| heads::<24, true, 8>(p), |p, i| five_bits::<B, 24, 8>(p, i));
-unpack!(Q8_0, 32, -128.0, |p| heads::<34, false, 2>(p), |p, i| {
+unpack!(Q4_0, 32, 8, -8.0, |p| heads_18(p), |p, i| nibbles::<B, 18, 2>(p, i));
+unpack!(Q4_1, 32, 0, 1.0, |p| heads_20(p), |p, i| nibbles::<B, 20, 4>(p, i));
+unpack!(Q5_0, 32, 16, -16.0, |p| heads::<22, false, 6>(p), |p, i| five_bits::<B, 22, 6>(p, i));
+unpack!(Q5_1, 32, 0, 1.0, |p| heads::<24, true, 8>(p), |p, i| five_bits::<B, 24, 8>(p, i));
+unpack!(Q8_0, 32, 128, -128.0, |p| heads::<34, false, 2>(p), |p, i| {
     let signed = if i.is_multiple_of(2) { chunks::<34, 2>(p, i / 2) } else { chunks::<34, 18>(p, i / 2) };
     _mm512_xor_si512(signed, _mm512_set1_epi8(-128))
 });
-unpack!(Iq4Nl, 32, -128.0, |p| heads_18(p), |p, i| {
+unpack!(Iq4Nl, 32, 128, -128.0, |p| heads_18(p), |p, i| {
     let levels = _mm512_broadcast_i32x4(_mm_loadu_si128(LEVELS.as_ptr().cast()));
     let signed = _mm512_shuffle_epi8(levels, nibbles::<B, 18, 2>(p, i));
     _mm512_xor_si512(signed, _mm512_set1_epi8(-128))
 });
-unpack!(Q2K, 16, |p| two_bit_scales(p), |p, i| two_bits(p.add(16), i));
+unpack!(Q2K, 16, 0, |p| two_bit_scales(p), |p, i| two_bits(p.add(16), i));
 unpack!(
     Q3K,
     16,
+    4,
     |p| {
         let packed = q3k_scales(&p.add(96).cast::<[u8; 12]>().read_unaligned());
         let scales = _mm512_cvtepu8_epi32(_mm_loadu_si128(packed.as_ptr().cast()));
@@ -289,14 +302,15 @@ unpack!(
         _mm512_mask_add_epi8(low, run_bits(p, i), low, _mm512_set1_epi8(4))
     }
 );
-unpack!(Q4K, 32, -1.0, |p| scales_and_minima(p), |p, i| k_nibbles::<B>(p.add(16), i));
-unpack!(Q5K, 32, -1.0, |p| scales_and_minima(p), |p, i| {
+unpack!(Q4K, 32, 0, -1.0, |p| scales_and_minima(p), |p, i| k_nibbles::<B>(p.add(16), i));
+unpack!(Q5K, 32, 0, -1.0, |p| scales_and_minima(p), |p, i| {
     let low = k_nibbles::<B>(p.add(48), i);
     _mm512_mask_add_epi8(low, group_bits(p.add(16), i), low, _mm512_set1_epi8(16))
 });
 unpack!(
     Q6K,
     16,
+    32,
     |p| {
         let scales = _mm512_cvtepi8_epi32(_mm_loadu_si128(p.add(192).cast()));
         centre(_mm512_mul_ps(_mm512_cvtepi32_ps(scales), splat_f16(p.add(208))), 32.0)
