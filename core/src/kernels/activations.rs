@@ -18,8 +18,8 @@ pub(super) const BLOCK: usize = 32;
 pub(super) const COARSE: i32 = 128;
 /// The largest quantised magnitude: ±127 coarse steps, so that a product with any 8-bit weight fits the int8 instructions.
 pub(super) const Q_MAX: f32 = (127 * COARSE) as f32;
-/// Whether a row that is alone is kept in [split] order as well: only kernels of x86-64 read it.
-const SPLIT: bool = cfg!(target_arch = "x86_64");
+/// Blocks of 32 in the longest one.
+const BLOCKS: usize = MAX_BLOCK / BLOCK;
 /// Elements below which loading is not worth a trip to the pool.
 const PARALLEL_ELEMENTS: usize = 1 << 14;
 
@@ -39,6 +39,7 @@ pub struct Activations {
     has_f32: bool,
     has_int8: bool,
     has_words: bool,
+    split: Split,
     lead: Lead,
     values: Aligned<f32>,
     lanes: Aligned<i8>,
@@ -70,8 +71,7 @@ pub(super) struct Row<'a> {
     /// Both planes in one, `128 · lane + fine`; only where the tier's kernels read it.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub words: &'a [i16],
-    /// The coarse plane in [split](split) order, then its last 256 elements in split order once more, counted from the end of
-    /// the row, for a step that ends there. Empty unless the row is the only one and the architecture has a kernel that reads it.
+    /// The coarse plane in the tier's [`Split`] order. Empty unless the row is the only one and there is a kernel that reads it.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub split_lanes: &'a [i8],
     /// The fine plane likewise.
@@ -80,7 +80,7 @@ pub(super) struct Row<'a> {
     /// How far ahead weights are asked for.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub lead: Lead,
-    /// Scale and scaled sum of each block of 32 in turn, of a row that is the only one.
+    /// Scale and scaled sum of each block of 32 in turn, going round as the planes of [`Split::Halves`] do; only with these.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub pairs: &'a [f32],
 }
@@ -89,7 +89,7 @@ impl Activations {
     /// Scratch for up to `max_rows` rows of up to `max_cols` elements on `compute`'s tier; [`load`](Self::load) grows it when given
     /// more.
     pub fn with_capacity(compute: &Compute, max_rows: usize, max_cols: usize) -> Self {
-        let split = if SPLIT { padded(max_cols).saturating_add(MAX_BLOCK) } else { 0 };
+        let split = compute.kernels().split.len(max_cols);
         let padded = max_rows.saturating_mul(padded(max_cols));
         Self {
             rows: 0,
@@ -98,6 +98,7 @@ impl Activations {
             has_f32: false,
             has_int8: false,
             has_words: false,
+            split: Split::None,
             lead: Lead::default(),
             values: Aligned::new(max_rows.saturating_mul(max_cols)),
             lanes: Aligned::new(padded),
@@ -110,7 +111,7 @@ impl Activations {
             words: Aligned::new(if compute.kernels().words { padded } else { 0 }),
             split_lanes: Aligned::new(split),
             split_fine: Aligned::new(split),
-            pairs: Aligned::new(split / GROUP),
+            pairs: Aligned::new(2 * split / BLOCK),
         }
     }
 
@@ -219,6 +220,7 @@ impl Activations {
         self.has_f32 = f32_form;
         self.has_int8 = int8_form;
         self.has_words = int8_form && compute.kernels().words;
+        self.split = compute.kernels().split;
         self.lead = compute.lead();
         if rows == 0 || cols == 0 {
             return;
@@ -299,18 +301,40 @@ impl Activations {
         } else {
             (0..blocks).for_each(|i| load_block(0, i));
         }
-        if SPLIT && rows == 1 && int8_form {
-            for (plane, out) in [(&self.lanes, &mut self.split_lanes), (&self.fine, &mut self.split_fine)] {
-                grow(out, stride + MAX_BLOCK);
-                let (whole, tail) = out[..stride + MAX_BLOCK].split_at_mut(stride);
-                split(&plane[..stride], whole);
-                split(&plane[cols.saturating_sub(MAX_BLOCK)..][..MAX_BLOCK], tail);
+        if rows == 1 && int8_form {
+            self.split_row();
+        }
+    }
+
+    /// Keeps the only row in its split order too.
+    fn split_row(&mut self) {
+        let (cols, stride, len) = (self.cols, self.stride, self.split.len(self.cols));
+        grow(&mut self.split_lanes, len);
+        grow(&mut self.split_fine, len);
+        let planes = [(&self.lanes, &mut self.split_lanes), (&self.fine, &mut self.split_fine)];
+        match self.split {
+            Split::None => {}
+            Split::Fours => {
+                for (plane, out) in planes {
+                    let (whole, tail) = out[..len].split_at_mut(stride);
+                    split_fours(&plane[..stride], whole);
+                    split_fours(&plane[cols.saturating_sub(MAX_BLOCK)..][..MAX_BLOCK], tail);
+                }
             }
-            grow(&mut self.pairs, stride / GROUP);
-            let scales = self.scales.as_chunks::<{ BLOCK / GROUP }>().0;
-            let pairs = self.pairs.as_chunks_mut::<2>().0.iter_mut().take(stride / BLOCK);
-            for (pair, (scales, sum)) in pairs.zip(scales.iter().zip(&*self.block_sums)) {
-                *pair = [scales[0], *sum];
+            Split::Halves => {
+                let blocks = cols.div_ceil(BLOCK);
+                for (plane, out) in planes {
+                    split_halves(plane.as_chunks().0, blocks, out[..len].as_chunks_mut().0);
+                }
+                grow(&mut self.pairs, 2 * len / BLOCK);
+                let pairs = &mut self.pairs.as_chunks_mut::<2>().0[..len / BLOCK];
+                let scales = self.scales.as_chunks::<{ BLOCK / GROUP }>().0;
+                for ((pair, scales), sum) in pairs.iter_mut().zip(&scales[..blocks]).zip(&*self.block_sums) {
+                    *pair = [scales[0], *sum];
+                }
+                for i in blocks..pairs.len() {
+                    pairs[i] = pairs[i - blocks];
+                }
             }
         }
     }
@@ -322,12 +346,13 @@ impl Activations {
         let stride = if self.has_int8 { self.stride } else { 0 };
         let groups = stride / GROUP;
         let words = if self.has_words { stride } else { 0 };
-        let split = if SPLIT && self.rows == 1 && self.has_int8 { stride + MAX_BLOCK } else { 0 };
+        let split = if self.rows == 1 && self.has_int8 { self.split.len(self.cols) } else { 0 };
+        let pairs = if self.split == Split::Halves { 2 * split / BLOCK } else { 0 };
         Row {
             split_lanes: &self.split_lanes[..split],
             split_fine: &self.split_fine[..split],
             lead: self.lead,
-            pairs: &self.pairs[..if split > 0 { groups } else { 0 }],
+            pairs: &self.pairs[..pairs],
             values: &self.values[t * cols..][..cols],
             lanes: &self.lanes[t * stride..][..stride],
             fine: &self.fine[t * stride..][..stride],
@@ -433,14 +458,57 @@ fn forms(compute: &Compute, types: &[GgmlType]) -> (bool, bool) {
     (needs(Form::F32), needs(Form::Int8))
 }
 
-/// Puts the first halves of four blocks of 32 before their second halves, both in the order of blocks 0, 2, 1, 3: one vector
-/// operation on the bytes of four blocks yields their low nibbles, another the high ones, and two shifts their fifth bits.
-pub(super) fn split(plane: &[i8], out: &mut [i8]) {
-    const HALF: usize = BLOCK / 2;
+/// An order of a row's blocks of 32 in which one vector operation on the bytes of several yields lanes of their first halves,
+/// another those of their second ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Split {
+    /// None: rows are not kept in another order.
+    None,
+    /// Of four blocks at a time the first halves, then the second ones, both in the order of blocks 0, 2, 1, 3; then of the row's last
+    /// 256 elements the same once more, counted from its end, for a step that ends there.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+    Fours,
+    /// The first halves of all blocks, then the second halves of all. Both go round: they begin again after the last, so that the
+    /// halves of eight blocks lie together from any block on, as weights do where one row follows another.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+    Halves,
+}
+
+impl Split {
+    /// Elements of a plane of `cols`.
+    fn len(self, cols: usize) -> usize {
+        match self {
+            Self::None => 0,
+            Self::Fours => padded(cols).saturating_add(MAX_BLOCK),
+            // Whole cache lines of halves.
+            Self::Halves => cols.div_ceil(BLOCK).saturating_add(BLOCKS).next_multiple_of(4).saturating_mul(BLOCK),
+        }
+    }
+}
+
+/// Half a block.
+type Half = [i8; BLOCK / 2];
+
+/// [`Split::Fours`].
+fn split_fours(plane: &[i8], out: &mut [i8]) {
     for (blocks, out) in plane.as_chunks::<{ 4 * BLOCK }>().0.iter().zip(out.as_chunks_mut::<{ 4 * BLOCK }>().0) {
-        let halves = blocks.as_chunks::<HALF>().0;
-        for (half, out) in [0, 4, 2, 6, 1, 5, 3, 7].into_iter().zip(out.as_chunks_mut::<HALF>().0) {
+        let halves: &[Half] = blocks.as_chunks().0;
+        for (half, out) in [0, 4, 2, 6, 1, 5, 3, 7].into_iter().zip(out.as_chunks_mut().0) {
             *out = halves[half];
+        }
+    }
+}
+
+/// [`Split::Halves`] of a plane of `blocks` blocks.
+fn split_halves(plane: &[Half], blocks: usize, out: &mut [Half]) {
+    let (first, second) = out.split_at_mut(out.len() / 2);
+    let halves = plane.as_chunks().0.iter().zip(first.iter_mut().zip(second.iter_mut()));
+    for ([low, high], (first, second)) in halves.take(blocks) {
+        (*first, *second) = (*low, *high);
+    }
+    for out in [first, second] {
+        for i in blocks..out.len() {
+            out[i] = out[i - blocks];
         }
     }
 }

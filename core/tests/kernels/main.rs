@@ -91,11 +91,14 @@ impl Case {
     }
 }
 
-/// Shapes of whole blocks that exercise partial panels, partial steps and rows shorter than a step.
+/// Shapes of whole blocks that exercise partial panels, partial steps, rows shorter than a step, and rows that end after every number of
+/// blocks of a step.
 fn shapes(ty: GgmlType) -> Vec<(usize, usize)> {
     match ty.block_len() {
         1 => vec![(1, 1), (5, 7), (17, 63), (3, 576)],
-        32 => vec![(1, 32), (7, 64), (3, 96), (33, 224), (5, 256), (19, 288), (17, 576), (3, 1536)],
+        32 => {
+            vec![(1, 32), (7, 64), (3, 96), (33, 224), (5, 256), (19, 288), (17, 576), (41, 352), (35, 640), (3, 1536)]
+        }
         _ => vec![(1, 256), (7, 512), (33, 768)],
     }
 }
@@ -117,6 +120,28 @@ fn cases(batches: &[usize]) -> impl Iterator<Item = Case> {
             batches.iter().map(move |&batch| Case::new(ty, rows, cols, batch, seed)).collect::<Vec<_>>()
         })
     })
+}
+
+#[test]
+fn products_with_one_row_do_not_depend_on_the_number_of_threads() {
+    for ty in [GgmlType::Q4_1, GgmlType::Q8_0, GgmlType::Q6K] {
+        for (rows, cols) in [(1001, 576), (402, 640), (77, 352), (1001, 512)] {
+            if cols % ty.block_len() > 0 {
+                continue;
+            }
+            let case = Case::new(ty, rows, cols, 1, 9);
+            for choice in choices() {
+                let expected = case.run(&compute(choice, 1));
+                for threads in [2, 3, 5] {
+                    assert_eq!(
+                        case.run(&compute(choice, threads)),
+                        expected,
+                        "{ty} {rows}x{cols}, {choice:?}, {threads} threads"
+                    );
+                }
+            }
+        }
+    }
 }
 
 #[test]

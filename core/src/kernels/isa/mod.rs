@@ -14,7 +14,7 @@ mod avx512;
 mod neon;
 
 use super::Span;
-use super::activations::Row;
+use super::activations::{Row, Split};
 use super::panel::{MultiplyFn, UnpackFn};
 use super::transposed::DecodeFn;
 use super::{KernelError, Tier};
@@ -30,7 +30,7 @@ pub enum Form {
 }
 
 /// Products of the weight rows in the first argument, each as many bytes long as the second says, with `T` activation rows:
-/// `out[r][t] = Σ_k w[r,k] x[t,k]`. A row's result does not depend on the rows computed with it.
+/// `out[r][t] = Σ_k w[r,k] x[t,k]`.
 ///
 /// # Safety
 /// The CPU must run the kernel's tier. The bytes must be `out.len()` rows of the kernel's storage format, and every activation
@@ -39,7 +39,9 @@ pub type PanelFn<const T: usize> = unsafe fn(&[u8], usize, &[Row<'_>; T], &mut [
 
 /// The products of two runs of weight rows, equally many, with one activation row: the first run's and the second's. Two long streams,
 /// which a CPU's prefetcher follows on to the rows that come after them, where neighbouring rows would be two that end with every row.
-/// Last are two streams that are read after them, if they are not empty, for kernels that ask for weights ahead.
+/// Last are two streams that are read after them, if they are not empty, for kernels that ask for weights ahead. A row's sum may be taken
+/// in an order that depends on its number modulo 8, but on nothing else of the run: a product is cut into runs of which each but the
+/// last has a multiple of 8 rows, and does not depend on where.
 ///
 /// # Safety
 /// As for [`PanelFn`]; both runs of bytes are as many rows as there are outputs in each.
@@ -72,7 +74,7 @@ pub struct Kernel {
     pub form: Form,
     /// One activation row.
     pub one: PanelFn<1>,
-    /// One activation row, with the same results, where a tier is faster so.
+    /// One activation row, where a tier is faster so.
     pub pair: Option<PairFn>,
     /// Several activation rows.
     pub batch: Batched,
@@ -95,6 +97,8 @@ pub struct Kernels {
     pub quantise: QuantiseFn,
     /// Whether products read both planes in one.
     pub words: bool,
+    /// In which order products of one row read it.
+    pub split: Split,
     /// What turns a storage format into panels of f32.
     pub decoder: fn(GgmlType) -> DecodeFn,
 }

@@ -2,7 +2,7 @@
 
 use super::{Batched, Form, Kernel, Kernels};
 use crate::gguf::GgmlType;
-use crate::kernels::activations::{Row, quantise_row};
+use crate::kernels::activations::{Row, Split, quantise_row};
 use crate::kernels::formats::{Format, MAX_BLOCK, Plain, by_type, decode_blocks, decode_plain};
 use crate::kernels::vector::{LANES, reduce};
 
@@ -15,6 +15,7 @@ pub(super) const KERNELS: Kernels = Kernels {
     quantise: quantise_row,
     decoder: crate::kernels::transposed::decoder,
     words: false,
+    split: Split::None,
 };
 
 type Decode = fn(&[u8], &mut [f32]);

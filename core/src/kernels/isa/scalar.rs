@@ -1,7 +1,7 @@
 //! Portable integer arithmetic: any CPU, and the definition the vector tiers must reproduce.
 
 use super::{Batched, Form, Kernel, Kernels};
-use crate::kernels::activations::{COARSE, Row, quantise_row};
+use crate::kernels::activations::{COARSE, Row, Split, quantise_row};
 use crate::kernels::formats::{Format, GROUP, Lanes, Plain, by_type};
 
 pub(super) const KERNELS: Kernels = Kernels {
@@ -10,6 +10,7 @@ pub(super) const KERNELS: Kernels = Kernels {
     quantise: quantise_row,
     decoder: crate::kernels::transposed::decoder,
     words: false,
+    split: Split::None,
 };
 
 fn quantised<F: Format>() -> Kernel {

@@ -29,7 +29,7 @@ pub trait Dot: Format {
     unsafe fn dot<const FINE: bool>(row: &[u8], x: &Row<'_>) -> f32;
 }
 
-/// Elements of a step: the four blocks whose halves share vectors in [`split`](crate::kernels::activations::split) order.
+/// Elements of a step: the four blocks whose halves share vectors in the order of [`Split::Fours`](crate::kernels::activations::Split).
 const STEP: usize = 4 * RUN;
 /// Bytes ahead of the products that weights are asked for.
 const AHEAD: usize = 2048;

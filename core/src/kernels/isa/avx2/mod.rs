@@ -17,6 +17,7 @@ mod unrolled;
 
 use super::{Batched, Form, Kernel, Kernels};
 use crate::gguf::GgmlType;
+use crate::kernels::activations::Split;
 use crate::kernels::formats::by_type;
 use crate::kernels::transposed::DecodeFn;
 use gemm::Repack;
@@ -31,6 +32,7 @@ pub(super) const KERNELS: Kernels = Kernels {
     quantise,
     decoder,
     words: true,
+    split: Split::Fours,
 };
 
 /// The decoder of a storage type.

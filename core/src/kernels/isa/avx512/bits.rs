@@ -6,8 +6,6 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::unpack::halves;
-
 /// The instructions for it.
 pub trait Bits {
     /// Whether this CPU has them.
@@ -19,7 +17,7 @@ pub trait Bits {
     /// The CPU runs the tier and has the instructions.
     unsafe fn high_nibbles(bytes: __m512i) -> __m512i;
 
-    /// The lower nibbles of the first 32 bytes and the upper ones of the others.
+    /// The lower nibbles of every second 16 bytes, from the first on, and the upper ones of the others.
     ///
     /// # Safety
     /// As [`high_nibbles`](Self::high_nibbles).
@@ -39,6 +37,9 @@ pub struct Shifts;
 /// GFNI's product of each byte with a matrix of bits, and VBMI's eight bits from anywhere in 64.
 pub struct Fields;
 
+/// The number 4 in every word.
+const FOURS: i64 = 0x0004_0004_0004_0004;
+
 impl Bits for Shifts {
     fn detected() -> bool {
         true
@@ -53,7 +54,10 @@ impl Bits for Shifts {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
     unsafe fn low_and_high_nibbles(bytes: __m512i) -> __m512i {
-        _mm512_and_si512(_mm512_srlv_epi16(bytes, halves(0, 4)), _mm512_set1_epi8(0x0f))
+        _mm512_and_si512(
+            _mm512_srlv_epi16(bytes, _mm512_broadcast_i64x4(_mm256_setr_epi64x(0, 0, FOURS, FOURS))),
+            _mm512_set1_epi8(0x0f),
+        )
     }
 
     #[inline]
@@ -87,7 +91,8 @@ impl Bits for Fields {
     #[inline]
     #[target_feature(enable = "avx512f")]
     unsafe fn low_and_high_nibbles(bytes: __m512i) -> __m512i {
-        let matrices = _mm512_inserti64x4::<1>(_mm512_set1_epi64(LOW_NIBBLE), _mm256_set1_epi64x(HIGH_NIBBLE));
+        let matrices = _mm256_setr_epi64x(LOW_NIBBLE, LOW_NIBBLE, HIGH_NIBBLE, HIGH_NIBBLE);
+        let matrices = _mm512_broadcast_i64x4(matrices);
         // SAFETY: the caller's promise.
         unsafe { affine(bytes, matrices) }
     }
@@ -192,7 +197,7 @@ mod tests {
             };
             let (x, bits) = (bytes(x), bytes(again));
             assert_eq!(bytes(high), x.map(|x| x >> 4));
-            assert_eq!(bytes(both), std::array::from_fn(|i| if i < 32 { x[i] & 15 } else { x[i] >> 4 }));
+            assert_eq!(bytes(both), std::array::from_fn(|i| if i / 16 % 2 == 0 { x[i] & 15 } else { x[i] >> 4 }));
             for (got, skip) in [(first, 0), (second, 2)] {
                 let bit = |i: usize| bits[i / 16 * 16 + skip + i % 16 / 8] >> (i % 8) & 1;
                 assert_eq!(bytes(got), std::array::from_fn(|i| x[i] & 15 | bit(i) << 4));

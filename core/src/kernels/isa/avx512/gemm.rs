@@ -88,11 +88,8 @@ unsafe fn unpack_step<F: Unpack, B: Bits>(rows: &[*const u8; 16], lanes: *mut u8
                 *block = _mm512_sll_epi16(F::lanes::<B>(row, i), _mm_cvtsi32_si128(raise::<F>() as i32));
             }
             for (word, columns) in square(block).into_iter().enumerate() {
-                let four = if F::SPAN > GROUP {
-                    32 * (i / 2) + 8 * [0, 2, 1, 3][word / 4] + 4 * (i % 2) + word % 4
-                } else {
-                    16 * i + word
-                };
+                let four =
+                    if F::SPAN > GROUP { 32 * (i / 2) + word / 4 * 8 + 4 * (i % 2) + word % 4 } else { 16 * i + word };
                 _mm512_store_si512(lanes.add(four * 4 * PANEL_ROWS).cast(), columns);
             }
         }

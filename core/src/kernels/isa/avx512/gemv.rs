@@ -1,10 +1,11 @@
 //! Products of weight rows, where they lie, with one activation row.
 //!
 //! A step of 256 elements is four vectors of lanes, each multiplied with both planes of the activations. Where 32 elements
-//! share a scale the lanes come in [`split`](crate::kernels::activations::split) order, so that the two vectors of four
-//! blocks share their integer sums, their conversion and their scale.
+//! share a scale a vector has the first or the second halves of four blocks, so that the two of these blocks
+//! share their integer sums, their conversion and their scale.
 
 use std::arch::x86_64::*;
+use std::cmp::Ordering;
 
 use super::{Bits, STEP, Unpack};
 use crate::kernels::activations::{COARSE, Row};
@@ -17,6 +18,9 @@ const LINE: usize = 64;
 
 /// Weight rows multiplied together, which share the loads of the activations.
 const TOGETHER: usize = 2;
+
+/// Small blocks of a step.
+const BLOCKS: usize = STEP / 32;
 
 /// Pairs of rows whose sums are added up across lanes together: row by row, the additions would wait for each other.
 const DEFERRED: usize = 8;
@@ -39,7 +43,7 @@ pub unsafe fn panel<F: Unpack, B: Bits, const FINE: bool>(
         let mut sums = [_mm512_setzero_ps(); TOGETHER * DEFERRED];
         let row = [lower[half * row_bytes..][..row_bytes].as_ptr()];
         // SAFETY: as above.
-        [sums[0]] = unsafe { dots::<F, B, FINE, true, 1>(row, &Cut::new::<F>(row_bytes, x), x, &[x.lead]) };
+        [sums[0]] = unsafe { dots::<F, B, FINE, true, 1>(row, &Cut::new::<F>(row_bytes), x, &[x.lead]) };
         *last = _mm512_cvtss_f32(reduce(&sums));
     }
 }
@@ -55,8 +59,10 @@ pub unsafe fn pair<F: Unpack, B: Bits, const FINE: bool>(
 ) {
     // The last rows have been asked for before.
     let last = (x.lead.furthest() / row_bytes).min(first.len());
+    // Which rows are multiplied together does not depend on where that is.
+    let at = (first.len() - last).next_multiple_of(DEFERRED).min(first.len());
+    let last = first.len() - at;
     let across = std::array::from_fn(|i| x.lead.across(last * row_bytes, data[i].as_ptr_range().end, then[i]));
-    let at = first.len() - last;
     let [(upper, last_upper), (lower, last_lower)] = data.map(|data| data.split_at(at * row_bytes));
     let ((first, last_first), (second, last_second)) = (first.split_at_mut(at), second.split_at_mut(at));
     let rows = if x.lead.second > 0 { rows::<F, B, FINE, true> } else { rows::<F, B, FINE, false> };
@@ -79,12 +85,15 @@ unsafe fn rows<F: Unpack, B: Bits, const FINE: bool, const TWICE: bool>(
     leads: &[Lead; TOGETHER],
     [first, second]: [&mut [f32]; TOGETHER],
 ) {
-    let cut = Cut::new::<F>(row_bytes, x);
+    let cut = Cut::new::<F>(row_bytes);
     assert!(data.iter().all(|data| data.len() >= first.len() * row_bytes), "whole rows");
     let mut rows = data.map(<[u8]>::as_ptr);
     let mut sums = [_mm512_setzero_ps(); TOGETHER * DEFERRED];
     for (first, second) in first.chunks_mut(DEFERRED).zip(second.chunks_mut(DEFERRED)) {
-        for r in 0..first.len() {
+        let joined = first.len() / cut.period * cut.period;
+        // SAFETY: whole rows; by the caller's promise the activations have as many columns.
+        rows = unsafe { join::<F, B, FINE, TWICE>(rows, joined, row_bytes / F::BYTES, x, leads, &mut sums) };
+        for r in joined..first.len() {
             // SAFETY: whole rows; by the caller's promise the activations have as many columns, padded to whole steps.
             [sums[r], sums[DEFERRED + r]] = unsafe { dots::<F, B, FINE, TWICE, TOGETHER>(rows, &cut, x, leads) };
             rows = rows.map(|row| row.wrapping_add(row_bytes));
@@ -109,36 +118,29 @@ struct Cut {
     start: usize,
     /// The same among the elements.
     at: usize,
-    /// The same in the split planes.
-    split_at: usize,
     /// Groups of it that no step before it has.
     keep: __mmask16,
     /// Whether these are all in its second half.
     second_half: bool,
+    /// Rows after which a step ends where a row does, if these are multiplied as if they were one, or more than there ever are.
+    period: usize,
 }
 
 impl Cut {
-    fn new<F: Unpack>(row_bytes: usize, x: &Row<'_>) -> Self {
+    fn new<F: Unpack>(row_bytes: usize) -> Self {
         let (steps, rest) = (row_bytes / F::STEP_BYTES, row_bytes % F::STEP_BYTES);
         let skip = (F::STEP_BYTES - rest) / F::BYTES;
+        let period = if steps > 0 && rest > 0 { BLOCKS >> (row_bytes / F::BYTES).trailing_zeros() } else { usize::MAX };
         if steps > 0 {
             // A last step that ends with the row; the blocks it shares with the step before it get scale and offset zero.
             let start = row_bytes - F::STEP_BYTES;
             let at = start / F::BYTES * F::LEN;
             let keep = (u32::from(u16::MAX) << (skip * F::LEN / GROUP)) as __mmask16;
-            Self {
-                steps,
-                rest,
-                start,
-                at,
-                split_at: x.split_lanes.len().saturating_sub(STEP),
-                keep,
-                second_half: skip * F::LEN >= STEP / 2,
-            }
+            Self { steps, rest, start, at, keep, second_half: skip * F::LEN >= STEP / 2, period }
         } else {
             // A row shorter than a step is completed with blocks of scale zero.
             let keep = (u32::from(u16::MAX) >> (skip * F::LEN / GROUP)) as __mmask16;
-            Self { steps, rest, start: 0, at: 0, split_at: 0, keep, second_half: false }
+            Self { steps, rest, start: 0, at: 0, keep, second_half: false, period }
         }
     }
 }
@@ -164,16 +166,16 @@ unsafe fn dots<F: Unpack, B: Bits, const FINE: bool, const TWICE: bool, const R:
         for s in 0..cut.steps {
             let p = start.map(|p| p.add(s * F::STEP_BYTES));
             ask::<TWICE, R>(p, F::STEP_BYTES, leads);
-            step::<F, B, FINE, R, 0>(p, x, s * STEP, s * STEP, !0, &mut sums);
+            step::<F, B, FINE, R, 0>(p, x, s * STEP, !0, &mut sums);
         }
         if cut.rest > 0 {
             ask::<TWICE, R>(start.map(|p| p.add(cut.steps * F::STEP_BYTES)), cut.rest, leads);
             if cut.steps > 0 {
                 let p = start.map(|p| p.add(cut.start));
                 if cut.second_half {
-                    step::<F, B, FINE, R, 1>(p, x, cut.at, cut.split_at, cut.keep, &mut sums);
+                    step::<F, B, FINE, R, 1>(p, x, cut.at, cut.keep, &mut sums);
                 } else {
-                    step::<F, B, FINE, R, 0>(p, x, cut.at, cut.split_at, cut.keep, &mut sums);
+                    step::<F, B, FINE, R, 0>(p, x, cut.at, cut.keep, &mut sums);
                 }
             } else {
                 // 272 bytes are the longest step of small blocks.
@@ -185,11 +187,54 @@ unsafe fn dots<F: Unpack, B: Bits, const FINE: bool, const TWICE: bool, const R:
                 for (p, bytes) in p.iter_mut().zip(&bytes) {
                     *p = bytes.as_ptr();
                 }
-                step::<F, B, FINE, R, 0>(p, x, 0, 0, cut.keep, &mut sums);
+                step::<F, B, FINE, R, 0>(p, x, 0, cut.keep, &mut sums);
             }
         }
     }
     sums.map(|[a, b]| _mm512_add_ps(a, b))
+}
+
+/// The products of `rows` rows of each run, of `blocks` small blocks, as if they were one long row: where a step goes from one to the
+/// next, its products are added to both, each block's to its own. The last step must end with the last row. Returns where that is.
+///
+/// A row by itself of 18 blocks would be two steps and a third that is nearly as long as they are, for two blocks.
+///
+/// # Safety
+/// The CPU runs the tier; there are as many rows, of more than a step, and the activations have as many columns.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn join<F: Unpack, B: Bits, const FINE: bool, const TWICE: bool>(
+    mut p: [*const u8; TOGETHER],
+    rows: usize,
+    blocks: usize,
+    x: &Row<'_>,
+    leads: &[Lead; TOGETHER],
+    totals: &mut [__m512; TOGETHER * DEFERRED],
+) -> [*const u8; TOGETHER] {
+    let mut sums: Sums<TOGETHER> = [[_mm512_setzero_ps(); 2]; TOGETHER];
+    let (mut row, mut block) = (0, 0);
+    while row < rows {
+        ask::<TWICE, TOGETHER>(p, F::STEP_BYTES, leads);
+        let (at, left) = (block * 32, blocks - block);
+        // SAFETY: the step lies in the rows, and the activations go round from their last block to the first.
+        unsafe {
+            if left > BLOCKS {
+                step::<F, B, FINE, TOGETHER, 0>(p, x, at, !0, &mut sums);
+                block += BLOCKS;
+            } else {
+                let next = match left.cmp(&(BLOCKS / 2)) {
+                    Ordering::Less => across::<F, B, FINE, TOGETHER, -1>(p, x, at, left, &mut sums),
+                    Ordering::Equal => across::<F, B, FINE, TOGETHER, 0>(p, x, at, left, &mut sums),
+                    Ordering::Greater => across::<F, B, FINE, TOGETHER, 1>(p, x, at, left, &mut sums),
+                };
+                [totals[row], totals[DEFERRED + row]] = sums.map(|[a, b]| _mm512_add_ps(a, b));
+                sums = next;
+                (row, block) = (row + 1, BLOCKS - left);
+            }
+        }
+        p = p.map(|p| p.wrapping_add(F::STEP_BYTES));
+    }
+    p
 }
 
 /// Asks for what lies the lead ahead of the `bytes` bytes at each of `p`. Requests are one line apart, whatever the alignment: that some
@@ -227,15 +272,92 @@ fn reduce(v: &[__m512; TOGETHER * DEFERRED]) -> __m512 {
     _mm512_add_ps(_mm512_shuffle_f32x4::<0b10_00_10_00>(low, high), _mm512_shuffle_f32x4::<0b11_01_11_01>(low, high))
 }
 
-/// Adds the products of the steps at `p` with elements `at..at + 256` of the activations, which begin at `split_at` in the
-/// split planes, from half `FIRST` on and of the groups in `keep`.
+/// As [`step`] for steps of which the first `left` blocks, at most all, end a row and are added to `sums`; returns the sums of the others,
+/// which begin the next. `CUT` tells whether the first half is cut (-1), the second (1), or neither.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn across<F: Unpack, B: Bits, const FINE: bool, const R: usize, const CUT: i32>(
+    p: [*const u8; R],
+    x: &Row<'_>,
+    at: usize,
+    left: usize,
+    sums: &mut Sums<R>,
+) -> Sums<R> {
+    let mut next: Sums<R> = [[_mm512_setzero_ps(); 2]; R];
+    let keep = ((1u32 << (2 * left)) - 1) as __mmask16;
+    // SAFETY: as the caller of `step` promises.
+    unsafe {
+        let mut scales = [[_mm512_setzero_ps(); 2]; R];
+        for r in 0..R {
+            scales[r] = [F::weigh(p[r], x, at, keep, &mut sums[r][0]), F::weigh(p[r], x, at, !keep, &mut next[r][0])];
+        }
+        for half in 0..2 {
+            let dots = halves::<F, B, FINE, R>(p, x, at, half);
+            for r in 0..R {
+                if half == 0 || CUT > 0 {
+                    let scale = _mm512_permutexvar_ps(spread(half), scales[r][0]);
+                    sums[r][half] = _mm512_fmadd_ps(dots[r], scale, sums[r][half]);
+                }
+                if half == 1 || CUT < 0 {
+                    let scale = _mm512_permutexvar_ps(spread(half), scales[r][1]);
+                    next[r][half] = _mm512_fmadd_ps(dots[r], scale, next[r][half]);
+                }
+            }
+        }
+    }
+    next
+}
+
+/// Where the scales of the four blocks of a half are among eight pairs, each for four lanes.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn spread(half: usize) -> __m512i {
+    let spread = _mm512_setr_epi32(0, 0, 0, 0, 2, 2, 2, 2, 4, 4, 4, 4, 6, 6, 6, 6);
+    _mm512_add_epi32(spread, _mm512_set1_epi32(8 * half as i32))
+}
+
+/// The integer products of four small blocks of each step, four lanes a block.
+///
+/// # Safety
+/// As [`step`].
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn halves<F: Unpack, B: Bits, const FINE: bool, const R: usize>(
+    p: [*const u8; R],
+    x: &Row<'_>,
+    at: usize,
+    half: usize,
+) -> [__m512; R] {
+    let (first, second) = (at / 2 + 64 * half, at / 2 + 64 * half + x.split_lanes.len() / 2);
+    let mut out = [_mm512_setzero_ps(); R];
+    // SAFETY: the caller promises the steps, and that many activations.
+    unsafe {
+        let load = |plane: &[i8], at: usize| _mm512_loadu_si512(plane.as_ptr().add(at).cast());
+        let coarse = [load(x.split_lanes, first), load(x.split_lanes, second)];
+        let fine = [load(x.split_fine, first), load(x.split_fine, second)];
+        for r in 0..R {
+            let lanes = [F::lanes::<B>(p[r], 2 * half), F::lanes::<B>(p[r], 2 * half + 1)];
+            let dots = _mm512_dpbusd_epi32(_mm512_setzero_si512(), lanes[0], coarse[0]);
+            let dots = _mm512_dpbusd_epi32(dots, lanes[1], coarse[1]);
+            let mut dots = _mm512_slli_epi32::<{ COARSE.trailing_zeros() }>(dots);
+            if FINE {
+                dots = _mm512_dpbusd_epi32(dots, lanes[0], fine[0]);
+                dots = _mm512_dpbusd_epi32(dots, lanes[1], fine[1]);
+            }
+            out[r] = _mm512_cvtepi32_ps(dots);
+        }
+    }
+    out
+}
+
+/// Adds the products of the steps at `p` with elements `at..at + 256` of the activations, from half `FIRST` on and of the groups in
+/// `keep`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 unsafe fn step<F: Unpack, B: Bits, const FINE: bool, const R: usize, const FIRST: usize>(
     p: [*const u8; R],
     x: &Row<'_>,
     at: usize,
-    split_at: usize,
     keep: __mmask16,
     sums: &mut Sums<R>,
 ) {
@@ -245,29 +367,17 @@ unsafe fn step<F: Unpack, B: Bits, const FINE: bool, const R: usize, const FIRST
         for r in 0..R {
             scales[r] = F::weigh(p[r], x, at, keep, &mut sums[r][0]);
         }
-        let plane = |plane: &[i8], at: usize, i: usize| _mm512_loadu_si512(plane.as_ptr().add(at + 64 * i).cast());
+        let plane = |plane: &[i8], i: usize| _mm512_loadu_si512(plane.as_ptr().add(at + 64 * i).cast());
         for half in FIRST..2 {
-            let (i, j) = (2 * half, 2 * half + 1);
             if F::SPAN > GROUP {
-                let coarse = [plane(x.split_lanes, split_at, i), plane(x.split_lanes, split_at, j)];
-                let fine = [plane(x.split_fine, split_at, i), plane(x.split_fine, split_at, j)];
-                let spread = _mm512_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4, 2, 2, 2, 2, 6, 6, 6, 6);
-                let spread = _mm512_add_epi32(spread, _mm512_set1_epi32(8 * half as i32));
+                let dots = halves::<F, B, FINE, R>(p, x, at, half);
                 for r in 0..R {
-                    let lanes = [F::lanes::<B>(p[r], i), F::lanes::<B>(p[r], j)];
-                    let dots = _mm512_dpbusd_epi32(_mm512_setzero_si512(), lanes[0], coarse[0]);
-                    let dots = _mm512_dpbusd_epi32(dots, lanes[1], coarse[1]);
-                    let mut dots = _mm512_slli_epi32::<{ COARSE.trailing_zeros() }>(dots);
-                    if FINE {
-                        dots = _mm512_dpbusd_epi32(dots, lanes[0], fine[0]);
-                        dots = _mm512_dpbusd_epi32(dots, lanes[1], fine[1]);
-                    }
-                    let scale = _mm512_permutexvar_ps(spread, scales[r]);
-                    sums[r][half] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), scale, sums[r][half]);
+                    let scale = _mm512_permutexvar_ps(spread(half), scales[r]);
+                    sums[r][half] = _mm512_fmadd_ps(dots[r], scale, sums[r][half]);
                 }
             } else {
-                for i in [i, j] {
-                    let (coarse, fine) = (plane(x.lanes, at, i), plane(x.fine, at, i));
+                for i in [2 * half, 2 * half + 1] {
+                    let (coarse, fine) = (plane(x.lanes, i), plane(x.fine, i));
                     let spread = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
                     let spread = _mm512_add_epi32(spread, _mm512_set1_epi32(4 * i as i32));
                     for r in 0..R {

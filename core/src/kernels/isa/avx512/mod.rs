@@ -12,6 +12,7 @@ mod quantise;
 mod unpack;
 
 use super::{Batched, Form, Kernel, Kernels};
+use crate::kernels::activations::Split;
 use crate::kernels::formats::by_type;
 use crate::kernels::panel::CHUNK;
 use bits::{Bits, Fields, Shifts};
@@ -24,6 +25,7 @@ pub(super) const KERNELS: Kernels = Kernels {
     quantise: quantise::quantise,
     decoder: super::avx2::decoder,
     words: false,
+    split: Split::Halves,
 };
 
 /// Elements of a step.

@@ -32,7 +32,7 @@ pub trait Unpack: Format {
     unsafe fn weigh(p: *const u8, x: &Row<'_>, at: usize, keep: __mmask16, sum: &mut __m512) -> __m512;
 
     /// Vector `i` of the step at `p`, as unsigned lanes: elements `64i..64i + 64` where 16 elements share a scale, else the first (even `i`)
-    /// or second halves of four groups of 32, in [split](crate::kernels::activations::split) order.
+    /// or second halves of four groups of 32.
     ///
     /// # Safety
     /// As [`scales`](Self::scales), and `i` is below 4.
@@ -55,13 +55,13 @@ const fn word(offset: usize, first: usize, last: usize) -> i16 {
     (if offset >= first && offset + 2 <= first + 64 { (offset - first) / 2 } else { 32 + (offset - last) / 2 }) as i16
 }
 
-/// Indices of the words of 16 bytes at offset `at` of each of the blocks 0, 2, 1, 3 of `bytes` bytes. They begin with the `period`
+/// Indices of the words of 16 bytes at offset `at` of each of four blocks of `bytes` bytes. They begin with the `period`
 /// first of these words again and again.
 const fn chunk_words(bytes: usize, at: usize, period: usize, first: usize, last: usize) -> [i16; 32] {
     let mut index = [0; 32];
     let mut i = 0;
     while i < 32 {
-        index[i] = word([0, 2, 1, 3][i / 8] * bytes + at + i % 8 % period * 2, first, last);
+        index[i] = word(i / 8 * bytes + at + i % 8 % period * 2, first, last);
         i += 1;
     }
     index
@@ -180,7 +180,7 @@ unsafe fn splat_f16(p: *const u8) -> __m512 {
     _mm512_cvtph_ps(_mm256_set1_epi16(half))
 }
 
-/// The 16 bytes at offset `AT` of each of the blocks 0, 2, 1, 3 of `BYTES` bytes, from block `4 · half` on.
+/// The 16 bytes at offset `AT` of each of four blocks of `BYTES` bytes, from block `4 · half` on.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 unsafe fn chunks<const BYTES: usize, const AT: usize>(p: *const u8, half: usize) -> __m512i {
@@ -329,7 +329,7 @@ unpack!(
 /// Words of the lower and of the upper 32 bytes.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(super) fn halves(low: i16, high: i16) -> __m512i {
+fn halves(low: i16, high: i16) -> __m512i {
     _mm512_inserti64x4(_mm512_set1_epi16(low), _mm256_set1_epi16(high), 1)
 }
 
@@ -365,9 +365,9 @@ unsafe fn k_nibbles<B: Bits>(p: *const u8, i: usize) -> __m512i {
     // SAFETY: the caller promises 128 bytes and i < 4.
     let bytes = unsafe { _mm512_loadu_si512(p.add(i / 2 * 64).cast()) };
     let parts = if i.is_multiple_of(2) {
-        _mm512_shuffle_i64x2::<0b10_00_10_00>(bytes, bytes)
+        _mm512_shuffle_i64x2::<0b10_10_00_00>(bytes, bytes)
     } else {
-        _mm512_shuffle_i64x2::<0b11_01_11_01>(bytes, bytes)
+        _mm512_shuffle_i64x2::<0b11_11_01_01>(bytes, bytes)
     };
     // SAFETY: as the caller promises.
     unsafe { B::low_and_high_nibbles(parts) }
@@ -392,8 +392,8 @@ unsafe fn group_bits(p: *const u8, i: usize) -> __mmask64 {
     let bytes = unsafe { _mm512_broadcast_i32x4(_mm_loadu_si128(p.add(i % 2 * 16).cast())) };
     let bit = |group: usize| 0x0101_0101 << (4 * (i / 2) + group);
     let bits = _mm512_inserti64x4::<1>(
-        _mm512_castsi256_si512(_mm256_set_epi32(bit(2), bit(2), bit(2), bit(2), bit(0), bit(0), bit(0), bit(0))),
-        _mm256_set_epi32(bit(3), bit(3), bit(3), bit(3), bit(1), bit(1), bit(1), bit(1)),
+        _mm512_castsi256_si512(_mm256_set_epi32(bit(1), bit(1), bit(1), bit(1), bit(0), bit(0), bit(0), bit(0))),
+        _mm256_set_epi32(bit(3), bit(3), bit(3), bit(3), bit(2), bit(2), bit(2), bit(2)),
     );
     _mm512_test_epi8_mask(bytes, bits)
 }

@@ -14,7 +14,7 @@ mod unpack;
 use std::arch::is_aarch64_feature_detected;
 
 use super::{Batched, Form, Kernel, Kernels, PairFn, PanelFn};
-use crate::kernels::activations::quantise_row;
+use crate::kernels::activations::{Split, quantise_row};
 use crate::kernels::formats::by_type;
 use crate::kernels::panel::CHUNK;
 use plain::{Load, plain_panel};
@@ -39,6 +39,7 @@ pub(super) fn kernels() -> Kernels {
         },
         quantise: quantise_row,
         words: false,
+        split: Split::None,
         decoder: crate::kernels::transposed::decoder,
     }
 }
