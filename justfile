@@ -63,6 +63,10 @@ lint: _doc
 _doc $RUSTDOCFLAGS="-D warnings":
     cargo doc --release --workspace --no-deps
 
+# Check that the core and the command line compile with an older Rust, which rustup has (`just msrv 1.89`)
+msrv version:
+    cargo +{{ version }} check -p timbre-core -p timbre-cli --target-dir target/msrv
+
 # Run the core's tests as AArch64 programs under qemu, on a CPU with the optional instructions and on one without; --check lints them
 cross-arm64 *arguments:
     .ci/cross-arm64 {{ arguments }}
