@@ -2,13 +2,14 @@
 //!
 //! A step of 256 elements is four vectors of lanes, each multiplied with both planes of the activations. Where 32 elements
 //! share a scale a vector has the first or the second halves of four blocks, so that the two of these blocks
-//! share their integer sums, their conversion and their scale.
+//! share their integer sums, their conversion and their scale. Rows of such blocks that are not whole steps are multiplied as one
+//! long row.
 
 use std::arch::x86_64::*;
 use std::cmp::Ordering;
 
 use super::{Bits, STEP, Unpack};
-use crate::kernels::activations::{COARSE, Row};
+use crate::kernels::activations::{BLOCK, COARSE, Row};
 use crate::kernels::formats::GROUP;
 use crate::kernels::lead::Lead;
 use crate::kernels::prefetch::Span;
@@ -20,7 +21,7 @@ const LINE: usize = 64;
 const TOGETHER: usize = 2;
 
 /// Small blocks of a step.
-const BLOCKS: usize = STEP / 32;
+const BLOCKS: usize = STEP / BLOCK;
 
 /// Pairs of rows whose sums are added up across lanes together: row by row, the additions would wait for each other.
 const DEFERRED: usize = 8;
@@ -91,8 +92,11 @@ unsafe fn rows<F: Unpack, B: Bits, const FINE: bool, const TWICE: bool>(
     let mut sums = [_mm512_setzero_ps(); TOGETHER * DEFERRED];
     for (first, second) in first.chunks_mut(DEFERRED).zip(second.chunks_mut(DEFERRED)) {
         let joined = first.len() / cut.period * cut.period;
-        // SAFETY: whole rows; by the caller's promise the activations have as many columns.
-        rows = unsafe { join::<F, B, FINE, TWICE>(rows, joined, row_bytes / F::BYTES, x, leads, &mut sums) };
+        // Only small blocks are ever joined.
+        if F::LEN == BLOCK && joined > 0 {
+            // SAFETY: whole rows; by the caller's promise the activations have as many columns.
+            rows = unsafe { join::<F, B, FINE, TWICE>(rows, joined, row_bytes / F::BYTES, x, leads, &mut sums) };
+        }
         for r in joined..first.len() {
             // SAFETY: whole rows; by the caller's promise the activations have as many columns, padded to whole steps.
             [sums[r], sums[DEFERRED + r]] = unsafe { dots::<F, B, FINE, TWICE, TOGETHER>(rows, &cut, x, leads) };
@@ -215,7 +219,7 @@ unsafe fn join<F: Unpack, B: Bits, const FINE: bool, const TWICE: bool>(
     let (mut row, mut block) = (0, 0);
     while row < rows {
         ask::<TWICE, TOGETHER>(p, F::STEP_BYTES, leads);
-        let (at, left) = (block * 32, blocks - block);
+        let (at, left) = (block * BLOCK, blocks - block);
         // SAFETY: the step lies in the rows, and the activations go round from their last block to the first.
         unsafe {
             if left > BLOCKS {
