@@ -18,8 +18,9 @@ pub(super) const BLOCK: usize = 32;
 pub(super) const COARSE: i32 = 128;
 /// The largest quantised magnitude: ±127 coarse steps, so that a product with any 8-bit weight fits the int8 instructions.
 pub(super) const Q_MAX: f32 = (127 * COARSE) as f32;
-/// Blocks of 32 in the longest one.
-const BLOCKS: usize = MAX_BLOCK / BLOCK;
+/// Blocks of 32 in the longest one, and in a step of the kernels that read [`Split::Halves`].
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+pub(super) const BLOCKS: usize = MAX_BLOCK / BLOCK;
 /// Elements below which loading is not worth a trip to the pool.
 const PARALLEL_ELEMENTS: usize = 1 << 14;
 
@@ -111,7 +112,7 @@ impl Activations {
             words: Aligned::new(if compute.kernels().words { padded } else { 0 }),
             split_lanes: Aligned::new(split),
             split_fine: Aligned::new(split),
-            pairs: Aligned::new(2 * split / BLOCK),
+            pairs: Aligned::new(compute.kernels().split.pairs(max_cols)),
         }
     }
 
@@ -326,8 +327,9 @@ impl Activations {
                 for (plane, out) in planes {
                     split_halves(plane.as_chunks().0, blocks, out[..len].as_chunks_mut().0);
                 }
-                grow(&mut self.pairs, 2 * len / BLOCK);
-                let pairs = &mut self.pairs.as_chunks_mut::<2>().0[..len / BLOCK];
+                let numbers = self.split.pairs(cols);
+                grow(&mut self.pairs, numbers);
+                let pairs = self.pairs[..numbers].as_chunks_mut::<2>().0;
                 let scales = self.scales.as_chunks::<{ BLOCK / GROUP }>().0;
                 for ((pair, scales), sum) in pairs.iter_mut().zip(&scales[..blocks]).zip(&*self.block_sums) {
                     *pair = [scales[0], *sum];
@@ -346,8 +348,8 @@ impl Activations {
         let stride = if self.has_int8 { self.stride } else { 0 };
         let groups = stride / GROUP;
         let words = if self.has_words { stride } else { 0 };
-        let split = if self.rows == 1 && self.has_int8 { self.split.len(self.cols) } else { 0 };
-        let pairs = if self.split == Split::Halves { 2 * split / BLOCK } else { 0 };
+        let order = if self.rows == 1 && self.has_int8 { self.split } else { Split::None };
+        let (split, pairs) = (order.len(self.cols), order.pairs(self.cols));
         Row {
             split_lanes: &self.split_lanes[..split],
             split_fine: &self.split_fine[..split],
@@ -483,6 +485,11 @@ impl Split {
             // Whole cache lines of halves.
             Self::Halves => cols.div_ceil(BLOCK).saturating_add(BLOCKS).next_multiple_of(4).saturating_mul(BLOCK),
         }
+    }
+
+    /// Numbers in the pairs of scales and sums that go round with a plane of `cols`.
+    fn pairs(self, cols: usize) -> usize {
+        if self == Self::Halves { 2 * (self.len(cols) / BLOCK) } else { 0 }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Weight rows repacked for the products with many activation rows, and the view of the activations they read.
 //!
 //! A panel is [`PANEL_ROWS`] weight rows over at most [`CHUNK`] columns, unpacked to one byte an element and turned round so
-//! that a vector's lanes are weight rows, beside a scale and an offset for each row and group of columns. It is filled from
+//! that a vector's lanes are weight rows, beside a scale and, where products read one, an offset for each row and group of columns. It is filled from
 //! the mapped blocks, used for every activation row of the batch, and filled again with the next rows; a worker keeps one of
 //! a fixed size and nothing else is copied. The order of its elements is between the two functions of a kernel: AVX-512 has
 //! unsigned bytes, column by column in fours, `[columns / 4][PANEL_ROWS][4]`, NEON signed ones in halves of the rows, and AVX2

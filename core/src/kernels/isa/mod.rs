@@ -131,7 +131,7 @@ impl Kernels {
 mod tests {
     use super::*;
     use crate::kernels::activations::quantise_row;
-    use crate::kernels::detected_tiers;
+    use crate::kernels::{Activations, Compute, KernelChoice, detected_tiers};
 
     #[test]
     fn every_tier_quantises_alike() {
@@ -189,6 +189,18 @@ mod tests {
                 for (group, scale) in scales.iter().enumerate() {
                     let poisoned = group / 2 == at / 32;
                     assert_eq!(scale.is_nan(), poisoned, "{tier}, {value} at {at}, group {group}");
+                }
+                let compute = Compute::new(KernelChoice::Only(tier), 1).unwrap();
+                let mut loaded = Activations::with_capacity(&compute, 1, LEN);
+                loaded.load(&compute, 1, LEN, &x);
+                let row = loaded.row(0);
+                for (group, (scale, sum)) in row.scales.iter().zip(row.sums).enumerate() {
+                    let poisoned = group / 2 == at / 32;
+                    assert_eq!(
+                        (scale.is_nan(), sum.is_nan()),
+                        (poisoned, poisoned),
+                        "{tier}, {value} at {at}, group {group}"
+                    );
                 }
             }
         }

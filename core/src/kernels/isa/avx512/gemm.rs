@@ -237,11 +237,9 @@ unsafe fn add_plane<const SPAN: usize, const T: usize>(
     stride: usize,
     dots: &mut Tile<__m512i, T>,
 ) {
-    let flat = dots.as_flattened_mut();
-    if let (TILE, Some(flat)) = (T, flat.first_chunk_mut()) {
-        // SAFETY: the caller's promise.
-        unsafe { add_plane_whole::<SPAN>(lanes, plane, stride, flat) };
-        return;
+    if let Ok(whole) = dots.as_flattened_mut().try_into() {
+        // SAFETY: the caller's promise; no other tile has so many sums.
+        return unsafe { add_plane_whole::<SPAN>(lanes, plane, stride, whole) };
     }
     // SAFETY: the caller promises `SPAN` columns of the panel and of T rows of the plane.
     unsafe {

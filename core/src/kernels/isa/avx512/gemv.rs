@@ -9,7 +9,7 @@ use std::arch::x86_64::*;
 use std::cmp::Ordering;
 
 use super::{Bits, STEP, Unpack};
-use crate::kernels::activations::{BLOCK, COARSE, Row};
+use crate::kernels::activations::{BLOCK, BLOCKS, COARSE, Row};
 use crate::kernels::formats::GROUP;
 use crate::kernels::lead::Lead;
 use crate::kernels::prefetch::Span;
@@ -19,9 +19,6 @@ const LINE: usize = 64;
 
 /// Weight rows multiplied together, which share the loads of the activations.
 const TOGETHER: usize = 2;
-
-/// Small blocks of a step.
-const BLOCKS: usize = STEP / BLOCK;
 
 /// Pairs of rows whose sums are added up across lanes together: row by row, the additions would wait for each other.
 const DEFERRED: usize = 8;
@@ -222,15 +219,19 @@ unsafe fn join<F: Unpack, B: Bits, const FINE: bool, const TWICE: bool>(
         let (at, left) = (block * BLOCK, blocks - block);
         // SAFETY: the step lies in the rows, and the activations go round from their last block to the first.
         unsafe {
-            if left > BLOCKS {
+            let next = if left >= BLOCKS {
                 step::<F, B, FINE, TOGETHER, 0>(p, x, at, !0, &mut sums);
-                block += BLOCKS;
+                [[_mm512_setzero_ps(); 2]; TOGETHER]
             } else {
-                let next = match left.cmp(&(BLOCKS / 2)) {
+                match left.cmp(&(BLOCKS / 2)) {
                     Ordering::Less => across::<F, B, FINE, TOGETHER, -1>(p, x, at, left, &mut sums),
                     Ordering::Equal => across::<F, B, FINE, TOGETHER, 0>(p, x, at, left, &mut sums),
                     Ordering::Greater => across::<F, B, FINE, TOGETHER, 1>(p, x, at, left, &mut sums),
-                };
+                }
+            };
+            if left > BLOCKS {
+                block += BLOCKS;
+            } else {
                 [totals[row], totals[DEFERRED + row]] = sums.map(|[a, b]| _mm512_add_ps(a, b));
                 sums = next;
                 (row, block) = (row + 1, BLOCKS - left);
@@ -276,7 +277,7 @@ fn reduce(v: &[__m512; TOGETHER * DEFERRED]) -> __m512 {
     _mm512_add_ps(_mm512_shuffle_f32x4::<0b10_00_10_00>(low, high), _mm512_shuffle_f32x4::<0b11_01_11_01>(low, high))
 }
 
-/// As [`step`] for steps of which the first `left` blocks, at most all, end a row and are added to `sums`; returns the sums of the others,
+/// As [`step`] for steps of which the first `left` blocks, fewer than all, end a row and are added to `sums`; returns the sums of the others,
 /// which begin the next. `CUT` tells whether the first half is cut (-1), the second (1), or neither.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]

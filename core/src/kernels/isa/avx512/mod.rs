@@ -2,7 +2,8 @@
 //!
 //! A step covers 256 elements of a weight row, one large block or eight small ones: four vectors of 64 unsigned lanes, each
 //! multiplied with both planes of the activations by `vpdpbusd`, and 16 scales and offsets, one per group of 16 elements.
-//! Formats centred on a zero point keep their lanes unsigned and put the zero point into the offset.
+//! Formats centred on a zero point keep their lanes unsigned and put the zero point into the offset, or, in
+//! panels, into where the integer sums start.
 
 mod bits;
 mod gemm;
