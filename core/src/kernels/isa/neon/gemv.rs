@@ -1,13 +1,15 @@
 //! Products of weight rows, where they lie, with one activation row, or four without panels.
 //!
-//! Blocks are unpacked in registers, 32 columns of two weight rows at a time, which share the activations. Columns that share a
-//! scale share their integer sums: the coarse plane's are shifted up by the plane's worth and the fine plane's added on top.
+//! Blocks are unpacked in registers, 128 columns of two weight rows at a time, which share the activations. Columns that share a
+//! scale share their integer sums: the coarse plane's are shifted up by the plane's worth and the fine plane's added on top. The sums of
+//! four runs are then converted and scaled together, a run in each lane.
 
 use std::arch::aarch64::*;
 
 use super::dot::{sdot, widening_dot};
+use super::spans::{RowSpans, STEP, Spans, Sums, coarse_steps};
 use super::unpack::{RUN, Scales, Unpack};
-use crate::kernels::activations::{COARSE, Row};
+use crate::kernels::activations::Row;
 use crate::kernels::prefetch::Span;
 
 /// Weight rows taken together.
@@ -15,7 +17,7 @@ const ROWS: usize = 2;
 
 /// The product `$name` over the int8 dot product `$dot`, compiled for `$features`; see [`PanelFn`](super::super::PanelFn).
 macro_rules! product {
-    ($name:ident, $pair:ident, $rows:ident, $features:literal, $dot:ident) => {
+    ($name:ident, $pair:ident, $rows:ident, $step:ident, $features:literal, $dot:ident) => {
         #[target_feature(enable = $features)]
         pub unsafe fn $name<F: Unpack, const FINE: bool, const T: usize>(
             data: &[u8],
@@ -65,74 +67,115 @@ macro_rules! product {
             row_bytes: usize,
             x: &[Row<'_>; T],
         ) -> [[f32; T]; R] {
-            let zero = vdupq_n_s32(0);
-            let mut sums = [[vdupq_n_f32(0.0); T]; R];
-            let mut offsets = [[vdup_n_f32(0.0); T]; R];
-            let mut scales = [const { Scales::new() }; R];
-            for block in 0..row_bytes / F::BYTES {
-                // SAFETY: the caller promises R rows of whole blocks, and activations with a group of 16 for each of
-                // theirs, hence two groups for run `at`.
-                unsafe {
-                    let block_of = |r: usize| start[r].add(block * F::BYTES);
-                    for r in 0..R {
-                        F::scales(block_of(r), &mut scales[r]);
+            const HALF: usize = STEP / 2;
+            let mut sums = [[Sums::new(); T]; R];
+            let (blocks, mut block) = (row_bytes / F::BYTES, 0);
+            // SAFETY: the caller promises R rows of whole blocks, and activations for as many runs.
+            unsafe {
+                let block_of = |block: usize| start.map(|start| start.add(block * F::BYTES));
+                if F::LEN == RUN {
+                    while block + STEP <= blocks {
+                        let spans = block_of(block).map(|p| Spans::of_blocks::<F, STEP>(p));
+                        $step::<F, FINE, T, R, STEP>(block_of(block), &spans, 0, x, block, &mut sums);
+                        block += STEP;
                     }
-                    for run in 0..F::LEN / RUN {
-                        let at = block * (F::LEN / RUN) + run;
-                        let mut w = [[vdupq_n_s8(0); 2]; R];
-                        for r in 0..R {
-                            w[r] = F::lanes(block_of(r), run);
+                    if block + HALF <= blocks {
+                        let spans = block_of(block).map(|p| Spans::of_blocks::<F, HALF>(p));
+                        $step::<F, FINE, T, R, HALF>(block_of(block), &spans, 0, x, block, &mut sums);
+                        block += HALF;
+                    }
+                    if block < blocks {
+                        let spans = block_of(block).map(|p| Spans::of_blocks::<F, 1>(p));
+                        $step::<F, FINE, T, R, 1>(block_of(block), &spans, 0, x, block, &mut sums);
+                    }
+                } else {
+                    let mut scales = [const { Scales::new() }; R];
+                    for block in 0..blocks {
+                        for (p, scales) in block_of(block).into_iter().zip(&mut scales) {
+                            F::scales(p, scales);
                         }
-                        for t in 0..T {
-                            let (coarse, fine) = (x[t].lanes.as_ptr().add(at * RUN), x[t].fine.as_ptr().add(at * RUN));
-                            let coarse = [vld1q_s8(coarse), vld1q_s8(coarse.add(16))];
-                            let fine = [vld1q_s8(fine), vld1q_s8(fine.add(16))];
-                            // Both groups of a run have the same.
-                            let row_scale = *x[t].scales.get_unchecked(2 * at);
-                            for r in 0..R {
-                                if F::SPAN == RUN {
-                                    let dots = $dot($dot(zero, w[r][0], coarse[0]), w[r][1], coarse[1]);
-                                    let mut dots = vshlq_n_s32::<{ COARSE.trailing_zeros() as i32 }>(dots);
-                                    if FINE {
-                                        dots = $dot($dot(dots, w[r][0], fine[0]), w[r][1], fine[1]);
-                                    }
-                                    let both = scales[r].scale[run] * row_scale;
-                                    sums[r][t] = vfmaq_n_f32(sums[r][t], vcvtq_f32_s32(dots), both);
-                                } else {
-                                    for half in 0..2 {
-                                        let dots = $dot(zero, w[r][half], coarse[half]);
-                                        let mut dots = vshlq_n_s32::<{ COARSE.trailing_zeros() as i32 }>(dots);
-                                        if FINE {
-                                            dots = $dot(dots, w[r][half], fine[half]);
-                                        }
-                                        let both = scales[r].scale[2 * run + half] * row_scale;
-                                        sums[r][t] = vfmaq_n_f32(sums[r][t], vcvtq_f32_s32(dots), both);
-                                    }
+                        for run in (0..F::LEN / RUN).step_by(STEP) {
+                            let spans = scales.each_ref().map(|scales| Spans::of_runs::<F>(scales, run));
+                            let at = block * (F::LEN / RUN) + run;
+                            $step::<F, FINE, T, R, STEP>(block_of(block), &spans, run, x, at, &mut sums);
+                        }
+                    }
+                }
+            }
+            sums.map(|sums| sums.map(|sums| sums.total()))
+        }
+
+        /// Adds the products of `N` runs of each row, those of the activations from run `at` on: of blocks of one run so many from `p` on, of
+        /// longer ones the runs from `run` on of the one at `p`, which has these `scales`.
+        ///
+        /// # Safety
+        /// The CPU has the features, and there are as many runs.
+        #[inline]
+        #[target_feature(enable = $features)]
+        unsafe fn $step<F: Unpack, const FINE: bool, const T: usize, const R: usize, const N: usize>(
+            p: [*const u8; R],
+            spans: &[Spans; R],
+            run: usize,
+            x: &[Row<'_>; T],
+            at: usize,
+            sums: &mut [[Sums; T]; R],
+        ) {
+            // Where the halves of a run share a scale, they share sums.
+            let group = |half: usize| if F::SPAN == RUN { 0 } else { half };
+            let zero = vdupq_n_s32(0);
+            let mut w = [[[vdupq_n_s8(0); 2]; N]; R];
+            // SAFETY: the caller's promise.
+            unsafe {
+                for r in 0..R {
+                    for n in 0..N {
+                        w[r][n] =
+                            if F::LEN == RUN { F::lanes(p[r].add(n * F::BYTES), 0) } else { F::lanes(p[r], run + n) };
+                    }
+                }
+                for t in 0..T {
+                    let vector = |plane: &[i8], n: usize, half: usize| {
+                        vld1q_s8(plane.as_ptr().add((at + n) * RUN + half * (RUN / 2)))
+                    };
+                    let mut dots = [[[zero; STEP]; 2]; R];
+                    // Two runs of R rows at a time: so many products that none waits for the one before it.
+                    for first in (0..N).step_by(2) {
+                        let runs = first..N.min(first + 2);
+                        for half in 0..2 {
+                            for n in runs.clone() {
+                                let coarse = vector(x[t].lanes, n, half);
+                                for r in 0..R {
+                                    dots[r][group(half)][n] = $dot(dots[r][group(half)][n], w[r][n][half], coarse);
                                 }
-                                if F::OFFSET {
-                                    let group_sums = vld1_f32(x[t].sums.as_ptr().add(2 * at));
-                                    let offset = if F::SPAN == RUN {
-                                        vdup_n_f32(scales[r].offset[run])
-                                    } else {
-                                        vld1_f32(scales[r].offset.as_ptr().add(2 * run))
-                                    };
-                                    offsets[r][t] = vfma_f32(offsets[r][t], offset, group_sums);
+                            }
+                        }
+                        if !FINE {
+                            continue;
+                        }
+                        for half in 0..=group(1) {
+                            for n in runs.clone() {
+                                for dots in &mut dots {
+                                    dots[half][n] = coarse_steps(dots[half][n]);
+                                }
+                            }
+                        }
+                        for half in 0..2 {
+                            for n in runs.clone() {
+                                let fine = vector(x[t].fine, n, half);
+                                for r in 0..R {
+                                    dots[r][group(half)][n] = $dot(dots[r][group(half)][n], w[r][n][half], fine);
                                 }
                             }
                         }
                     }
+                    let row = RowSpans::of::<F, N>(&x[t], at);
+                    for r in 0..R {
+                        sums[r][t].add::<F, FINE>(&spans[r], &row, dots[r]);
+                    }
                 }
             }
-            let mut totals = [[0.0; T]; R];
-            for r in 0..R {
-                for t in 0..T {
-                    totals[r][t] = vaddvq_f32(sums[r][t]) + vaddv_f32(offsets[r][t]);
-                }
-            }
-            totals
         }
     };
 }
 
-product!(with_sdot, pair_with_sdot, sdot_rows, "neon,dotprod", sdot);
-product!(with_widening, pair_with_widening, widening_rows, "neon", widening_dot);
+product!(with_sdot, pair_with_sdot, sdot_rows, sdot_step, "neon,dotprod", sdot);
+product!(with_widening, pair_with_widening, widening_rows, widening_step, "neon", widening_dot);

@@ -9,6 +9,7 @@ mod gemv;
 mod mmla;
 mod plain;
 mod sdot;
+mod spans;
 mod unpack;
 
 use std::arch::is_aarch64_feature_detected;

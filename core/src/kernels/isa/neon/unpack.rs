@@ -185,9 +185,20 @@ unsafe fn scales_and_minima(p: *const u8, out: &mut Scales) {
     // SAFETY: the caller promises a whole block, which starts with these 16 bytes.
     let (d, dmin, packed) = unsafe { (f16(p), f16(p.add(2)), p.add(4).cast::<[u8; 12]>().read_unaligned()) };
     let (scales, minima) = q45k_scales(&packed);
-    for g in 0..8 {
-        out.scale[g] = d * f32::from(scales[g]);
-        out.offset[g] = -dmin * f32::from(minima[g]);
+    multiples(scales, d, &mut out.scale);
+    multiples(minima, -dmin, &mut out.offset);
+}
+
+/// Eight multiples of `unit`. (Of a loop over the bytes of a word compilers make twice as many instructions.)
+#[inline]
+#[target_feature(enable = "neon")]
+fn multiples(numbers: [u8; 8], unit: f32, out: &mut [f32; SPANS]) {
+    let wide = vmovl_u8(vcreate_u8(u64::from_le_bytes(numbers)));
+    let (low, high) = (vmovl_u16(vget_low_u16(wide)), vmovl_high_u16(wide));
+    // SAFETY: there are sixteen numbers.
+    unsafe {
+        vst1q_f32(out.as_mut_ptr(), vmulq_n_f32(vcvtq_f32_u32(low), unit));
+        vst1q_f32(out.as_mut_ptr().add(4), vmulq_n_f32(vcvtq_f32_u32(high), unit));
     }
 }
 

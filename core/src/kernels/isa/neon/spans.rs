@@ -1,0 +1,212 @@
+//! Scales and offsets of a few runs at a time, and what is added up with them.
+//!
+//! Each vector has one lane a run: of formats whose spans are whole runs of 32 columns there is one vector, of those with spans of 16 there are two,
+//! of first and of second halves of runs.
+
+use std::arch::aarch64::*;
+use std::arch::asm;
+
+use super::unpack::{RUN, Scales, Unpack};
+use crate::kernels::activations::{COARSE, Row};
+
+/// Runs taken together.
+pub const STEP: usize = 4;
+
+/// Scales and offsets of the weights of a step.
+#[derive(Clone, Copy)]
+pub struct Spans {
+    scale: [float32x4_t; 2],
+    offset: [float32x4_t; 2],
+}
+
+impl Spans {
+    /// Zeros.
+    #[inline]
+    #[target_feature(enable = "neon")]
+    pub fn new() -> Self {
+        Self { scale: [vdupq_n_f32(0.0); 2], offset: [vdupq_n_f32(0.0); 2] }
+    }
+
+    /// Of `N` blocks of one run each, which begin with a scale, and with an offset after it if there are offsets; zero in the lanes of others.
+    ///
+    /// # Safety
+    /// The CPU runs the tier, and as many blocks may be read.
+    #[inline]
+    #[target_feature(enable = "neon")]
+    pub unsafe fn of_blocks<F: Unpack, const N: usize>(p: *const u8) -> Self {
+        const { assert!(N <= STEP) };
+        let mut spans = Self::new();
+        // SAFETY: the caller promises N blocks.
+        unsafe {
+            let p = |n: usize| p.add(n * F::BYTES);
+            if F::OFFSET {
+                let both = |n: usize| if n < N { word(p(n)) } else { vdup_n_u32(0) };
+                let pairs = [vzip1_u32(both(0), both(1)), vzip1_u32(both(2), both(3))];
+                let [ab, cd] = pairs.map(|pair| vreinterpret_u16_u32(pair));
+                spans.scale[0] = widen(vuzp1_u16(ab, cd));
+                spans.offset[0] = widen(vuzp2_u16(ab, cd));
+            } else {
+                let scale = |n: usize| if n < N { half_word(p(n)) } else { vdup_n_u16(0) };
+                let pairs = [vzip1_u16(scale(0), scale(1)), vzip1_u16(scale(2), scale(3))];
+                let [ab, cd] = pairs.map(|pair| vreinterpret_u32_u16(pair));
+                spans.scale[0] = widen(vreinterpret_u16_u32(vzip1_u32(ab, cd)));
+            }
+        }
+        spans
+    }
+
+    /// Of [`STEP`] runs of a block, from `run` on.
+    ///
+    /// # Panics
+    /// If a block has no more runs.
+    #[inline]
+    #[target_feature(enable = "neon")]
+    pub fn of_runs<F: Unpack>(scales: &Scales, run: usize) -> Self {
+        let of = |spans: &[f32]| {
+            let spans = &spans[run * RUN / F::SPAN..][..STEP * RUN / F::SPAN];
+            // SAFETY: the slice has four spans, or eight where a run has two.
+            unsafe {
+                let first = vld1q_f32(spans.as_ptr());
+                if F::SPAN == RUN { [first; 2] } else { apart(first, vld1q_f32(spans.as_ptr().add(4))) }
+            }
+        };
+        Self { scale: of(&scales.scale), offset: if F::OFFSET { of(&scales.offset) } else { [vdupq_n_f32(0.0); 2] } }
+    }
+}
+
+/// The same of a row of activations.
+#[derive(Clone, Copy)]
+pub struct RowSpans {
+    /// Both halves of a run have the same.
+    scale: float32x4_t,
+    /// The sums of spans.
+    sums: [float32x4_t; 2],
+}
+
+impl RowSpans {
+    /// Of `N` runs, from run `at` on; zero in the lanes of others.
+    ///
+    /// # Safety
+    /// The CPU runs the tier, and the row has as many runs.
+    #[inline]
+    #[target_feature(enable = "neon")]
+    pub unsafe fn of<F: Unpack, const N: usize>(x: &Row<'_>, at: usize) -> Self {
+        let groups = |groups: &[f32]| {
+            let (first, zero) = (groups.as_ptr().wrapping_add(2 * at), vdupq_n_f32(0.0));
+            // SAFETY: the caller promises N runs of two groups each.
+            unsafe {
+                match N {
+                    STEP => [vld1q_f32(first), vld1q_f32(first.add(4))],
+                    2 => [vld1q_f32(first), zero],
+                    _ => [vcombine_f32(vld1_f32(first), vget_low_f32(zero)), zero],
+                }
+            }
+        };
+        let [first, second] = groups(x.scales);
+        let scale = vuzp1q_f32(first, second);
+        let [first, second] = if F::OFFSET { groups(x.sums) } else { [scale; 2] };
+        Self { scale, sums: if F::SPAN == RUN { [vpaddq_f32(first, second); 2] } else { apart(first, second) } }
+    }
+}
+
+/// What one row's products add up to.
+#[derive(Clone, Copy)]
+pub struct Sums {
+    products: float32x4_t,
+    offsets: float32x4_t,
+}
+
+impl Sums {
+    /// Nothing yet.
+    #[inline]
+    #[target_feature(enable = "neon")]
+    pub fn new() -> Self {
+        Self { products: vdupq_n_f32(0.0), offsets: vdupq_n_f32(0.0) }
+    }
+
+    /// Adds the products of a step: the integer sums of each run, of each half of one in turn where these have scales of their own.
+    /// Without `FINE` they are of the coarse plane alone.
+    #[inline]
+    #[target_feature(enable = "neon")]
+    pub fn add<F: Unpack, const FINE: bool>(&mut self, spans: &Spans, row: &RowSpans, dots: [[int32x4_t; STEP]; 2]) {
+        for (half, [a, b, c, d]) in dots.into_iter().enumerate().take(RUN / F::SPAN) {
+            let mut dots = vpaddq_s32(vpaddq_s32(a, b), vpaddq_s32(c, d));
+            if !FINE {
+                dots = coarse_steps(dots);
+            }
+            let both = vmulq_f32(spans.scale[half], row.scale);
+            self.products = vfmaq_f32(self.products, vcvtq_f32_s32(dots), both);
+            if F::OFFSET {
+                self.offsets = vfmaq_f32(self.offsets, spans.offset[half], row.sums[half]);
+            }
+        }
+    }
+
+    /// All of it.
+    #[inline]
+    #[target_feature(enable = "neon")]
+    pub fn total(self) -> f32 {
+        vaddvq_f32(vaddq_f32(self.products, self.offsets))
+    }
+}
+
+/// What sums of the coarse plane are in fine steps.
+#[inline]
+#[target_feature(enable = "neon")]
+pub fn coarse_steps(sums: int32x4_t) -> int32x4_t {
+    vshlq_n_s32::<{ COARSE.trailing_zeros() as i32 }>(sums)
+}
+
+/// Numbers at even places, and at odd ones.
+#[inline]
+#[target_feature(enable = "neon")]
+fn apart(first: float32x4_t, second: float32x4_t) -> [float32x4_t; 2] {
+    [vuzp1q_f32(first, second), vuzp2q_f32(first, second)]
+}
+
+/// Four half-precision numbers.
+#[inline]
+#[target_feature(enable = "neon")]
+fn widen(halves: uint16x4_t) -> float32x4_t {
+    let wide: float32x4_t;
+    // SAFETY: reads and writes the named registers only; every AArch64 CPU with NEON has the instruction.
+    unsafe {
+        asm!(
+            "fcvtl {wide:v}.4s, {halves:v}.4h",
+            wide = out(vreg) wide,
+            halves = in(vreg) halves,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    wide
+}
+
+/// The four bytes at `p`, in the lowest lane. Assembly, because compilers go by way of another register, which takes a move.
+///
+/// # Safety
+/// They may be read.
+#[inline]
+#[target_feature(enable = "neon")]
+unsafe fn word(p: *const u8) -> uint32x2_t {
+    let word: uint32x2_t;
+    // SAFETY: the caller's promise; every AArch64 CPU with NEON has the instruction.
+    unsafe {
+        asm!("ldr {word:s}, [{p}]", word = out(vreg) word, p = in(reg) p, options(pure, readonly, nostack, preserves_flags));
+    }
+    word
+}
+
+/// The two bytes at `p` likewise.
+///
+/// # Safety
+/// They may be read.
+#[inline]
+#[target_feature(enable = "neon")]
+unsafe fn half_word(p: *const u8) -> uint16x4_t {
+    let half_word: uint16x4_t;
+    // SAFETY: as in `word`.
+    unsafe {
+        asm!("ldr {half:h}, [{p}]", half = out(vreg) half_word, p = in(reg) p, options(pure, readonly, nostack, preserves_flags));
+    }
+    half_word
+}
