@@ -23,8 +23,8 @@ pub trait Bits {
     /// As [`high_nibbles`](Self::high_nibbles).
     unsafe fn low_and_high_nibbles(bytes: __m512i) -> __m512i;
 
-    /// `nibbles`, and 16 more where a bit is set: in each 16 bytes those of the bits' first two bytes, or `SECOND` two, in order. The
-    /// first four bytes of each 16 of `bits` follow again and again.
+    /// `nibbles`, and 16 more where a bit is set: in each 16 bytes those of the bits' first two bytes, or `SECOND` two, in order. Of
+    /// each 16 bytes of `bits` the first four count, and those of the second eight, which are the same.
     ///
     /// # Safety
     /// As [`high_nibbles`](Self::high_nibbles).
@@ -183,8 +183,8 @@ mod tests {
     unsafe fn check<B: Bits>() {
         for seed in 0..200 {
             let (x, y) = (noise(seed), noise(seed + 1000));
-            // The first four bytes of each 16 again and again.
-            let again = _mm512_shuffle_epi32::<0>(y);
+            // The first four bytes of each 16 in its second half too, and anything else between.
+            let again = _mm512_mask_blend_epi32(0xaaaa, _mm512_shuffle_epi32::<0>(y), x);
             let nibbles = _mm512_and_si512(x, _mm512_set1_epi8(15));
             // SAFETY: the caller's promise.
             let (high, both, first, second) = unsafe {

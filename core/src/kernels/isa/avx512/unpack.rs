@@ -55,13 +55,12 @@ const fn word(offset: usize, first: usize, last: usize) -> i16 {
     (if offset >= first && offset + 2 <= first + 64 { (offset - first) / 2 } else { 32 + (offset - last) / 2 }) as i16
 }
 
-/// Indices of the words of 16 bytes at offset `at` of each of four blocks of `bytes` bytes. They begin with the `period`
-/// first of these words again and again.
-const fn chunk_words(bytes: usize, at: usize, period: usize, first: usize, last: usize) -> [i16; 32] {
+/// Indices of the words of 16 bytes at offset `at` of each of four blocks of `bytes` bytes.
+const fn chunk_words(bytes: usize, at: usize, first: usize, last: usize) -> [i16; 32] {
     let mut index = [0; 32];
     let mut i = 0;
     while i < 32 {
-        index[i] = word(i / 8 * bytes + at + i % 8 % period * 2, first, last);
+        index[i] = word(i / 8 * bytes + at + i % 8 * 2, first, last);
         i += 1;
     }
     index
@@ -78,30 +77,21 @@ unsafe fn words(p: *const u8, index: &[i16; 32], first: usize, last: usize) -> _
     }
 }
 
-/// Where the leading words of four blocks of `bytes` bytes lie, in pairs, and once more for the next four: each with the word after
-/// it, or twice.
-const fn head_words(bytes: usize, paired: bool, last: usize) -> [i16; 32] {
-    let mut index = [0; 32];
-    let mut i = 0;
-    while i < 16 {
-        index[i] = word(i % 8 / 2 * bytes + if paired { i % 2 * 2 } else { 0 }, 0, last);
-        i += 1;
-    }
-    index
-}
-
-/// The leading f16s of eight small blocks in pairs: each with the one after it, or twice. `LANES` is where the lanes begin.
+/// The leading f16s of eight blocks of 34 bytes, each twice: of each half of the step words 0 and 17, and 6 and 23 from byte 56 on.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-unsafe fn heads<const BYTES: usize, const PAIRED: bool, const LANES: usize>(p: *const u8) -> __m512 {
-    let last = const { last_load(BYTES, LANES) };
-    let index = const { &head_words(BYTES, PAIRED, last_load(BYTES, LANES)) };
-    // SAFETY: the caller promises eight blocks, and lanes of at least 16 bytes from `LANES` on in each.
-    let (low, high) = unsafe { (words(p, index, 0, last), words(p.add(4 * BYTES), index, 0, last)) };
-    _mm512_cvtph_ps(_mm256_blend_epi32::<0xf0>(_mm512_castsi512_si256(low), _mm512_castsi512_si256(high)))
+unsafe fn heads_34(p: *const u8) -> __m512 {
+    let half = |p: *const u8| {
+        // SAFETY: the caller promises eight blocks, of whose halves, 136 bytes, 120 are read; the loads are those of the lanes.
+        let (low, high) = unsafe { (_mm512_loadu_si512(p.cast()), _mm512_loadu_si512(p.add(56).cast())) };
+        _mm512_mask_blend_epi16(1 << 6 | 1 << 23, low, high)
+    };
+    let index = _mm512_castsi256_si512(_mm256_setr_epi16(0, 0, 17, 17, 6, 6, 23, 23, 32, 32, 49, 49, 38, 38, 55, 55));
+    let heads = _mm512_permutex2var_epi16(half(p), index, half(p.wrapping_add(136)));
+    _mm512_cvtph_ps(_mm512_castsi512_si256(heads))
 }
 
-/// As [`heads`] for blocks of 18 bytes, each twice: words 0, 9, 18 and 27 of each half of the step.
+/// As [`heads_34`] for blocks of 18 bytes: words 0, 9, 18 and 27 of each half of the step.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 unsafe fn heads_18(p: *const u8) -> __m512 {
@@ -111,7 +101,7 @@ unsafe fn heads_18(p: *const u8) -> __m512 {
     _mm512_cvtph_ps(_mm512_castsi512_si256(_mm512_permutex2var_epi16(low, index, high)))
 }
 
-/// As [`heads`] for pairs in blocks of 20 bytes: words of 32 bits 0, 5, 10 and 15 of each half of the step.
+/// Scales and offsets of eight blocks of 20 bytes: words of 32 bits 0, 5, 10 and 15 of each half of the step.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 unsafe fn heads_20(p: *const u8) -> __m512 {
@@ -185,7 +175,7 @@ unsafe fn splat_f16(p: *const u8) -> __m512 {
 #[target_feature(enable = "avx512f,avx512bw")]
 unsafe fn chunks<const BYTES: usize, const AT: usize>(p: *const u8, half: usize) -> __m512i {
     let (first, last) = const { (first_load(BYTES, AT), last_load(BYTES, AT)) };
-    let index = const { &chunk_words(BYTES, AT, 8, first_load(BYTES, AT), last_load(BYTES, AT)) };
+    let index = const { &chunk_words(BYTES, AT, first_load(BYTES, AT), last_load(BYTES, AT)) };
     // SAFETY: the caller promises eight blocks and half < 2.
     unsafe { words(p.add(4 * half * BYTES), index, first, last) }
 }
@@ -201,35 +191,83 @@ unsafe fn nibbles<B: Bits, const BYTES: usize, const AT: usize>(p: *const u8, i:
     }
 }
 
+/// Indices of the words of fifth bits, which end at offset `at` of each of four blocks, and of the words that the block begins with: its first two where
+/// `paired`, or the first twice. Both fill each eight bytes of 16.
+const fn five_bit_words(bytes: usize, at: usize, paired: bool, last: usize) -> [i16; 32] {
+    let mut index = [0; 32];
+    let mut i = 0;
+    while i < 32 {
+        let offset = match i % 4 {
+            2 => 0,
+            3 => 2 * paired as usize,
+            bits => at - 4 + 2 * bits,
+        };
+        index[i] = word(i / 8 * bytes + offset, 0, last);
+        i += 1;
+    }
+    index
+}
+
+/// The fifth bits and the heads of four blocks, from block `4 · half` on, whose nibbles lie at offset `AT`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn fifths_and_heads<const BYTES: usize, const AT: usize>(p: *const u8, half: usize) -> __m512i {
+    let last = const { last_load(BYTES, AT) };
+    // Of two f16s before the bits the second is an offset.
+    let index = const { &five_bit_words(BYTES, AT, AT - 4 == 4, last_load(BYTES, AT)) };
+    // SAFETY: the caller promises eight blocks and half < 2; the loads are those of the nibbles.
+    unsafe { words(p.add(half * 4 * BYTES), index, 0, last) }
+}
+
+/// The leading f16s of eight blocks with fifth bits, each twice, or with the offset after it.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn heads_of_five<const BYTES: usize, const AT: usize>(p: *const u8) -> __m512 {
+    // SAFETY: the caller promises eight blocks.
+    let [low, high] = unsafe { [fifths_and_heads::<BYTES, AT>(p, 0), fifths_and_heads::<BYTES, AT>(p, 1)] };
+    let index = _mm512_castsi256_si512(_mm256_setr_epi32(1, 5, 9, 13, 17, 21, 25, 29));
+    _mm512_cvtph_ps(_mm512_castsi512_si256(_mm512_permutex2var_epi32(low, index, high)))
+}
+
 /// As [`nibbles`], with the fifth bits that lie in the four bytes before them, half of which belong to each block's first 16 elements.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 unsafe fn five_bits<B: Bits, const BYTES: usize, const AT: usize>(p: *const u8, i: usize) -> __m512i {
-    let last = const { last_load(BYTES, AT) };
-    let index = const { &chunk_words(BYTES, AT - 4, 2, 0, last_load(BYTES, AT)) };
-    // SAFETY: the caller promises eight blocks and i < 4; the loads are those of the nibbles.
+    // SAFETY: the caller promises eight blocks and i < 4.
     unsafe {
-        let (nibbles, bits) = (nibbles::<B, BYTES, AT>(p, i), words(p.add(i / 2 * 4 * BYTES), index, 0, last));
+        let (nibbles, bits) = (nibbles::<B, BYTES, AT>(p, i), fifths_and_heads::<BYTES, AT>(p, i / 2));
         if i.is_multiple_of(2) { B::with_fifth::<false>(nibbles, bits) } else { B::with_fifth::<true>(nibbles, bits) }
     }
 }
 
-/// A format whose 32 elements share a scale, from its pairs and what makes offsets of their second numbers, or one of 16 from its
-/// scales and offsets; and its lanes.
+/// A format whose 32 elements share a scale, from its pairs, or one of 16 from its scales and offsets; and its lanes. Where lanes are
+/// `centred` on one of them, offsets follow from it; of other pairs the second numbers are offsets once multiplied with `offset`.
 macro_rules! unpack {
-    ($format:ty, 32, $zero:literal, $offset:literal, |$p:ident| $pairs:expr, |$q:ident, $i:ident| $lanes:expr) => {
+    ($format:ty, 32, centred: $zero:literal, |$p:ident| $pairs:expr, |$q:ident, $i:ident| $lanes:expr) => {
+        unpack!(@pairs $format, $zero, -f32::from(Self::ZERO), |$p| $pairs, |$q, $i| $lanes);
+    };
+    ($format:ty, 32, offset: $offset:literal, |$p:ident| $pairs:expr, |$q:ident, $i:ident| $lanes:expr) => {
+        unpack!(@pairs $format, 0, $offset, |$p| $pairs, |$q, $i| $lanes);
+    };
+    ($format:ty, 16, centred: $zero:literal, |$p:ident| $scales:expr, |$q:ident, $i:ident| $lanes:expr) => {
+        unpack!(@groups $format, $zero, |$p| centre($scales, f32::from(Self::ZERO)), |$q, $i| $lanes);
+    };
+    ($format:ty, 16, |$p:ident| $scales_and_offsets:expr, |$q:ident, $i:ident| $lanes:expr) => {
+        unpack!(@groups $format, 0, |$p| $scales_and_offsets, |$q, $i| $lanes);
+    };
+    (@pairs $format:ty, $zero:literal, $offset:expr, |$p:ident| $pairs:expr, |$q:ident, $i:ident| $lanes:expr) => {
         unpack!(
-            $format,
+            @all $format,
             32,
             $zero,
             |$p| split_pairs($pairs, $offset),
-            |x, at, keep, sum| { weigh_pairs($pairs, $offset, x, at, keep, sum) },
+            |x, at, keep, sum| weigh_pairs($pairs, $offset, x, at, keep, sum),
             |$q, $i| $lanes
         );
     };
-    ($format:ty, 16, $zero:literal, |$p:ident| $scales:expr, |$q:ident, $i:ident| $lanes:expr) => {
+    (@groups $format:ty, $zero:literal, |$p:ident| $scales:expr, |$q:ident, $i:ident| $lanes:expr) => {
         unpack!(
-            $format,
+            @all $format,
             16,
             $zero,
             |$p| $scales,
@@ -238,7 +276,7 @@ macro_rules! unpack {
         );
     };
     (
-        $format:ty,
+        @all $format:ty,
         $span:literal,
         $zero:literal,
         |$p:ident| $scales:expr,
@@ -273,47 +311,46 @@ macro_rules! unpack {
     };
 }
 
-unpack!(Q4_0, 32, 8, -8.0, |p| heads_18(p), |p, i| nibbles::<B, 18, 2>(p, i));
-unpack!(Q4_1, 32, 0, 1.0, |p| heads_20(p), |p, i| nibbles::<B, 20, 4>(p, i));
-unpack!(Q5_0, 32, 16, -16.0, |p| heads::<22, false, 6>(p), |p, i| five_bits::<B, 22, 6>(p, i));
-unpack!(Q5_1, 32, 0, 1.0, |p| heads::<24, true, 8>(p), |p, i| five_bits::<B, 24, 8>(p, i));
-unpack!(Q8_0, 32, 128, -128.0, |p| heads::<34, false, 2>(p), |p, i| {
+unpack!(Q4_0, 32, centred: 8, |p| heads_18(p), |p, i| nibbles::<B, 18, 2>(p, i));
+unpack!(Q4_1, 32, offset: 1.0, |p| heads_20(p), |p, i| nibbles::<B, 20, 4>(p, i));
+unpack!(Q5_0, 32, centred: 16, |p| heads_of_five::<22, 6>(p), |p, i| five_bits::<B, 22, 6>(p, i));
+unpack!(Q5_1, 32, offset: 1.0, |p| heads_of_five::<24, 8>(p), |p, i| five_bits::<B, 24, 8>(p, i));
+unpack!(Q8_0, 32, centred: 128, |p| heads_34(p), |p, i| {
     let signed = if i.is_multiple_of(2) { chunks::<34, 2>(p, i / 2) } else { chunks::<34, 18>(p, i / 2) };
     _mm512_xor_si512(signed, _mm512_set1_epi8(-128))
 });
-unpack!(Iq4Nl, 32, 128, -128.0, |p| heads_18(p), |p, i| {
-    let levels = _mm512_broadcast_i32x4(_mm_loadu_si128(LEVELS.as_ptr().cast()));
-    let signed = _mm512_shuffle_epi8(levels, nibbles::<B, 18, 2>(p, i));
-    _mm512_xor_si512(signed, _mm512_set1_epi8(-128))
+unpack!(Iq4Nl, 32, centred: 128, |p| heads_18(p), |p, i| {
+    let levels = _mm_xor_si128(_mm_loadu_si128(LEVELS.as_ptr().cast()), _mm_set1_epi8(-128));
+    _mm512_shuffle_epi8(_mm512_broadcast_i32x4(levels), nibbles::<B, 18, 2>(p, i))
 });
-unpack!(Q2K, 16, 0, |p| two_bit_scales(p), |p, i| two_bits(p.add(16), i));
+unpack!(Q2K, 16, |p| two_bit_scales(p), |p, i| two_bits(p.add(16), i));
 unpack!(
     Q3K,
     16,
-    4,
+    centred: 4,
     |p| {
         let packed = q3k_scales(&p.add(96).cast::<[u8; 12]>().read_unaligned());
         let scales = _mm512_cvtepu8_epi32(_mm_loadu_si128(packed.as_ptr().cast()));
         let scales = _mm512_cvtepi32_ps(_mm512_sub_epi32(scales, _mm512_set1_epi32(32)));
-        centre(_mm512_mul_ps(scales, splat_f16(p.add(108))), 4.0)
+        _mm512_mul_ps(scales, splat_f16(p.add(108)))
     },
     |p, i| {
         let low = two_bits(p.add(32), i);
         _mm512_mask_add_epi8(low, run_bits(p, i), low, _mm512_set1_epi8(4))
     }
 );
-unpack!(Q4K, 32, 0, -1.0, |p| scales_and_minima(p), |p, i| k_nibbles::<B>(p.add(16), i));
-unpack!(Q5K, 32, 0, -1.0, |p| scales_and_minima(p), |p, i| {
+unpack!(Q4K, 32, offset: -1.0, |p| scales_and_minima(p), |p, i| k_nibbles::<B>(p.add(16), i));
+unpack!(Q5K, 32, offset: -1.0, |p| scales_and_minima(p), |p, i| {
     let low = k_nibbles::<B>(p.add(48), i);
     _mm512_mask_add_epi8(low, group_bits(p.add(16), i), low, _mm512_set1_epi8(16))
 });
 unpack!(
     Q6K,
     16,
-    32,
+    centred: 32,
     |p| {
         let scales = _mm512_cvtepi8_epi32(_mm_loadu_si128(p.add(192).cast()));
-        centre(_mm512_mul_ps(_mm512_cvtepi32_ps(scales), splat_f16(p.add(208))), 32.0)
+        _mm512_mul_ps(_mm512_cvtepi32_ps(scales), splat_f16(p.add(208)))
     },
     |p, i| {
         let half = (i % 2) as i16;
