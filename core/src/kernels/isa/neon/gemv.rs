@@ -105,8 +105,9 @@ macro_rules! product {
             sums.map(|sums| sums.map(|sums| sums.total()))
         }
 
-        /// Adds the products of `N` runs of each row, those of the activations from run `at` on: of blocks of one run so many from `p` on, of
-        /// longer ones the runs from `run` on of the one at `p`, which has these `scales`.
+        /// Adds the products of `N` runs of each row, whose `spans` these are, with those of the activations from run `at` on: of blocks of one run
+        /// so many from `p` on, of longer ones the runs from `run` on of the one at `p`. (Spans come before, and all lanes before all products: in
+        /// other orders compilers found no registers for the sums.)
         ///
         /// # Safety
         /// The CPU has the features, and there are as many runs.
