@@ -6,6 +6,7 @@
 mod dot;
 mod gemm;
 mod gemv;
+mod half;
 mod mmla;
 mod plain;
 mod sdot;

@@ -1,8 +1,8 @@
 //! Products with unquantised weights.
 
 use std::arch::aarch64::*;
-use std::arch::asm;
 
+use super::half::widen;
 use crate::kernels::activations::Row;
 use crate::kernels::formats::{Bf16, F16, F32, Plain};
 
@@ -30,17 +30,7 @@ impl Load for F16 {
     unsafe fn load(p: *const u8) -> float32x4_t {
         // SAFETY: as the caller promises.
         let halves = unsafe { vld1_u8(p) };
-        let wide: float32x4_t;
-        // SAFETY: reads and writes the named registers only; the instruction is part of every AArch64 CPU with NEON.
-        unsafe {
-            asm!(
-                "fcvtl {wide:v}.4s, {halves:v}.4h",
-                wide = lateout(vreg) wide,
-                halves = in(vreg) halves,
-                options(pure, nomem, nostack, preserves_flags),
-            );
-        }
-        wide
+        widen(vreinterpret_u16_u8(halves))
     }
 }
 

@@ -4,8 +4,8 @@
 //! of first and of second halves of runs.
 
 use std::arch::aarch64::*;
-use std::arch::asm;
 
+use super::half::{half_word, widen, word};
 use super::unpack::{RUN, Scales, Unpack};
 use crate::kernels::activations::{COARSE, Row};
 
@@ -13,7 +13,6 @@ use crate::kernels::activations::{COARSE, Row};
 pub const STEP: usize = 4;
 
 /// Scales and offsets of the weights of a step.
-#[derive(Clone, Copy)]
 pub struct Spans {
     scale: [float32x4_t; 2],
     offset: [float32x4_t; 2],
@@ -23,7 +22,7 @@ impl Spans {
     /// Zeros.
     #[inline]
     #[target_feature(enable = "neon")]
-    pub fn new() -> Self {
+    fn new() -> Self {
         Self { scale: [vdupq_n_f32(0.0); 2], offset: [vdupq_n_f32(0.0); 2] }
     }
 
@@ -75,7 +74,6 @@ impl Spans {
 }
 
 /// The same of a row of activations.
-#[derive(Clone, Copy)]
 pub struct RowSpans {
     /// Both halves of a run have the same.
     scale: float32x4_t,
@@ -162,51 +160,4 @@ pub fn coarse_steps(sums: int32x4_t) -> int32x4_t {
 #[target_feature(enable = "neon")]
 fn apart(first: float32x4_t, second: float32x4_t) -> [float32x4_t; 2] {
     [vuzp1q_f32(first, second), vuzp2q_f32(first, second)]
-}
-
-/// Four half-precision numbers.
-#[inline]
-#[target_feature(enable = "neon")]
-fn widen(halves: uint16x4_t) -> float32x4_t {
-    let wide: float32x4_t;
-    // SAFETY: reads and writes the named registers only; every AArch64 CPU with NEON has the instruction.
-    unsafe {
-        asm!(
-            "fcvtl {wide:v}.4s, {halves:v}.4h",
-            wide = out(vreg) wide,
-            halves = in(vreg) halves,
-            options(pure, nomem, nostack, preserves_flags),
-        );
-    }
-    wide
-}
-
-/// The four bytes at `p`, in the lowest lane. Assembly, because compilers go by way of another register, which takes a move.
-///
-/// # Safety
-/// They may be read.
-#[inline]
-#[target_feature(enable = "neon")]
-unsafe fn word(p: *const u8) -> uint32x2_t {
-    let word: uint32x2_t;
-    // SAFETY: the caller's promise; every AArch64 CPU with NEON has the instruction.
-    unsafe {
-        asm!("ldr {word:s}, [{p}]", word = out(vreg) word, p = in(reg) p, options(pure, readonly, nostack, preserves_flags));
-    }
-    word
-}
-
-/// The two bytes at `p` likewise.
-///
-/// # Safety
-/// They may be read.
-#[inline]
-#[target_feature(enable = "neon")]
-unsafe fn half_word(p: *const u8) -> uint16x4_t {
-    let half_word: uint16x4_t;
-    // SAFETY: as in `word`.
-    unsafe {
-        asm!("ldr {half:h}, [{p}]", half = out(vreg) half_word, p = in(reg) p, options(pure, readonly, nostack, preserves_flags));
-    }
-    half_word
 }

@@ -1,8 +1,8 @@
 //! How each format's bytes become vectors of signed lanes, scales and offsets: the same numbers as the portable code gives.
 
 use std::arch::aarch64::*;
-use std::arch::asm;
 
+use super::half::f16;
 use crate::kernels::formats::{
     Format, Iq4Nl, LEVELS, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, q3k_scales, q45k_scales,
 };
@@ -42,24 +42,6 @@ pub trait Unpack: Format {
     /// # Safety
     /// As [`scales`](Self::scales), and `i` is below the block's number of runs.
     unsafe fn lanes(p: *const u8, i: usize) -> [int8x16_t; 2];
-}
-
-/// The half-precision number at `p`.
-#[inline]
-#[target_feature(enable = "neon")]
-unsafe fn f16(p: *const u8) -> f32 {
-    let wide: f32;
-    // SAFETY: the caller promises two bytes at `p`; both instructions are part of every AArch64 CPU with NEON.
-    unsafe {
-        asm!(
-            "ldr {wide:h}, [{p}]",
-            "fcvt {wide:s}, {wide:h}",
-            wide = out(vreg) wide,
-            p = in(reg) p,
-            options(pure, readonly, nostack, preserves_flags),
-        );
-    }
-    wide
 }
 
 /// The bytes at `p` shifted right by `shift`.
