@@ -18,9 +18,11 @@ pub(super) const BLOCK: usize = 32;
 pub(super) const COARSE: i32 = 128;
 /// The largest quantised magnitude: ±127 coarse steps, so that a product with any 8-bit weight fits the int8 instructions.
 pub(super) const Q_MAX: f32 = (127 * COARSE) as f32;
-/// Blocks of 32 in the longest one, and in a step of the kernels that read [`Split::Halves`].
-#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+/// Blocks of 32 in the longest one, and in a step of the kernels that read [`Split::Eighths`].
 pub(super) const BLOCKS: usize = MAX_BLOCK / BLOCK;
+/// The order in which these have the blocks of a step: of two vectors with four blocks each, what eight bytes of both in turn give.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+pub(super) const INTERLEAVED: [usize; BLOCKS] = [0, 4, 1, 5, 2, 6, 3, 7];
 /// Elements below which loading is not worth a trip to the pool.
 const PARALLEL_ELEMENTS: usize = 1 << 14;
 
@@ -81,7 +83,7 @@ pub(super) struct Row<'a> {
     /// How far ahead weights are asked for.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub lead: Lead,
-    /// Scale and scaled sum of each block of 32 in turn, going round as the planes of [`Split::Halves`] do; only with these.
+    /// Scale and scaled sum of each block of 32 in turn, in the order of the planes of [`Split::Eighths`]; only with these.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub pairs: &'a [f32],
 }
@@ -322,21 +324,19 @@ impl Activations {
                     split_fours(&plane[cols.saturating_sub(MAX_BLOCK)..][..MAX_BLOCK], tail);
                 }
             }
-            Split::Halves => {
+            Split::Eighths => {
                 let blocks = cols.div_ceil(BLOCK);
                 for (plane, out) in planes {
-                    split_halves(plane.as_chunks().0, blocks, out[..len].as_chunks_mut().0);
+                    split_eighths(
+                        &plane.as_chunks().0.as_chunks().0[..blocks],
+                        out[..len].as_chunks_mut().0.as_chunks_mut().0,
+                    );
                 }
                 let numbers = self.split.pairs(cols);
                 grow(&mut self.pairs, numbers);
-                let pairs = self.pairs[..numbers].as_chunks_mut::<2>().0;
                 let scales = self.scales.as_chunks::<{ BLOCK / GROUP }>().0;
-                for ((pair, scales), sum) in pairs.iter_mut().zip(&scales[..blocks]).zip(&*self.block_sums) {
-                    *pair = [scales[0], *sum];
-                }
-                for i in blocks..pairs.len() {
-                    pairs[i] = pairs[i - blocks];
-                }
+                let pair = |block: usize| [scales[block][0], self.block_sums[block]];
+                around(blocks, self.pairs[..numbers].as_chunks_mut().0.as_chunks_mut().0, pair);
             }
         }
     }
@@ -470,10 +470,11 @@ pub(super) enum Split {
     /// 256 elements the same once more, counted from its end, for a step that ends there.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     Fours,
-    /// The first halves of all blocks, then the second halves of all. Both go round: they begin again after the last, so that the
-    /// halves of eight blocks lie together from any block on, as weights do where one row follows another.
+    /// The first eighths of a step of all blocks, then the second ones, and so on: eight elements of each block, beside which lie those of
+    /// the fourth block after it. All go round: they begin again after the last block, so that the eighths of eight blocks lie together, in
+    /// the order of [`INTERLEAVED`], from any block on, as weights do where one row follows another.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
-    Halves,
+    Eighths,
 }
 
 impl Split {
@@ -482,14 +483,18 @@ impl Split {
         match self {
             Self::None => 0,
             Self::Fours => padded(cols).saturating_add(MAX_BLOCK),
-            // Whole cache lines of halves.
-            Self::Halves => cols.div_ceil(BLOCK).saturating_add(BLOCKS).next_multiple_of(4).saturating_mul(BLOCK),
+            Self::Eighths => Self::entries(cols).saturating_mul(2 * BLOCK),
         }
+    }
+
+    /// Blocks of `cols` elements and as many again as a step may go round, in whole cache lines of eighths.
+    fn entries(cols: usize) -> usize {
+        cols.div_ceil(BLOCK).saturating_add(BLOCKS / 2 - 1).next_multiple_of(4)
     }
 
     /// Numbers in the pairs of scales and sums that go round with a plane of `cols`.
     fn pairs(self, cols: usize) -> usize {
-        if self == Self::Halves { 2 * (self.len(cols) / BLOCK) } else { 0 }
+        if self == Self::Eighths { Self::entries(cols).saturating_mul(4) } else { 0 }
     }
 }
 
@@ -506,17 +511,26 @@ fn split_fours(plane: &[i8], out: &mut [i8]) {
     }
 }
 
-/// [`Split::Halves`] of a plane of `blocks` blocks.
-fn split_halves(plane: &[Half], blocks: usize, out: &mut [Half]) {
-    let (first, second) = out.split_at_mut(out.len() / 2);
-    let halves = plane.as_chunks().0.iter().zip(first.iter_mut().zip(second.iter_mut()));
-    for ([low, high], (first, second)) in halves.take(blocks) {
-        (*first, *second) = (*low, *high);
+/// A quarter of a block, an eighth of which a step of eight blocks has in a vector.
+type Eighth = [i8; BLOCK / 4];
+
+/// [`Split::Eighths`] of a plane.
+fn split_eighths(plane: &[[Eighth; 4]], out: &mut [[Eighth; 2]]) {
+    let each = out.len() / 4;
+    for (i, out) in out.chunks_exact_mut(each).enumerate() {
+        around(plane.len(), out, |block| plane[block][i]);
     }
-    for out in [first, second] {
-        for i in blocks..out.len() {
-            out[i] = out[i - blocks];
-        }
+}
+
+/// Puts `of` each of `blocks` blocks beside that of the fourth block after it, going round.
+fn around<T: Copy>(blocks: usize, out: &mut [[T; 2]], of: impl Fn(usize) -> T) {
+    let mut next = (BLOCKS / 2) % blocks;
+    for (block, entry) in out[..blocks].iter_mut().enumerate() {
+        *entry = [of(block), of(next)];
+        next = if next + 1 < blocks { next + 1 } else { 0 };
+    }
+    for i in blocks..out.len() {
+        out[i] = out[i - blocks];
     }
 }
 

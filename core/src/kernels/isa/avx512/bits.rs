@@ -23,12 +23,12 @@ pub trait Bits {
     /// As [`high_nibbles`](Self::high_nibbles).
     unsafe fn low_and_high_nibbles(bytes: __m512i) -> __m512i;
 
-    /// `nibbles`, and 16 more where a bit is set: in each 16 bytes those of the bits' first two bytes, or `SECOND` two, in order. Of
-    /// each 16 bytes of `bits` the first four count, and those of the second eight, which are the same.
+    /// `nibbles`, and 16 more where a bit is set: in each eight bytes those from bit `FIRST` on, a multiple of 8 below 32, of the same
+    /// eight bytes of `bits`, in order.
     ///
     /// # Safety
     /// As [`high_nibbles`](Self::high_nibbles).
-    unsafe fn with_fifth<const SECOND: bool>(nibbles: __m512i, bits: __m512i) -> __m512i;
+    unsafe fn with_fifth<const FIRST: i64>(nibbles: __m512i, bits: __m512i) -> __m512i;
 }
 
 /// Shifts and masks.
@@ -62,10 +62,10 @@ impl Bits for Shifts {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
-    unsafe fn with_fifth<const SECOND: bool>(nibbles: __m512i, bits: __m512i) -> __m512i {
-        // Each byte of bits goes to its eight elements, which look at one bit each.
-        let byte = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1));
-        let byte = _mm512_add_epi8(byte, _mm512_set1_epi8(if SECOND { 2 } else { 0 }));
+    unsafe fn with_fifth<const FIRST: i64>(nibbles: __m512i, bits: __m512i) -> __m512i {
+        // The byte of bits goes to its eight elements, which look at one bit each.
+        let byte = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 8, 8, 8, 8, 8, 8, 8, 8));
+        let byte = _mm512_add_epi8(byte, _mm512_set1_epi8(FIRST as i8 / 8));
         let bit = _mm512_set1_epi64(0x8040_2010_0804_0201_u64 as i64);
         let set = _mm512_test_epi8_mask(_mm512_shuffle_epi8(bits, byte), bit);
         _mm512_mask_add_epi8(nibbles, set, nibbles, _mm512_set1_epi8(16))
@@ -99,12 +99,8 @@ impl Bits for Fields {
 
     #[inline]
     #[target_feature(enable = "avx512f")]
-    unsafe fn with_fifth<const SECOND: bool>(nibbles: __m512i, bits: __m512i) -> __m512i {
-        let from = const {
-            let first = if SECOND { 16 } else { 0 };
-            [fields_from(first), fields_from(first + 8)]
-        };
-        let from = _mm512_broadcast_i32x4(_mm_set_epi64x(from[1], from[0]));
+    unsafe fn with_fifth<const FIRST: i64>(nibbles: __m512i, bits: __m512i) -> __m512i {
+        let from = _mm512_set1_epi64(const { fields_from(FIRST) });
         // SAFETY: the caller's promise.
         let fifth = unsafe { multishift(from, bits) };
         // nibbles | fifth & 16
@@ -183,23 +179,25 @@ mod tests {
     unsafe fn check<B: Bits>() {
         for seed in 0..200 {
             let (x, y) = (noise(seed), noise(seed + 1000));
-            // The first four bytes of each 16 in its second half too, and anything else between.
-            let again = _mm512_mask_blend_epi32(0xaaaa, _mm512_shuffle_epi32::<0>(y), x);
             let nibbles = _mm512_and_si512(x, _mm512_set1_epi8(15));
             // SAFETY: the caller's promise.
-            let (high, both, first, second) = unsafe {
+            let (high, both, fifths) = unsafe {
                 (
                     B::high_nibbles(x),
                     B::low_and_high_nibbles(x),
-                    B::with_fifth::<false>(nibbles, again),
-                    B::with_fifth::<true>(nibbles, again),
+                    [
+                        B::with_fifth::<0>(nibbles, y),
+                        B::with_fifth::<8>(nibbles, y),
+                        B::with_fifth::<16>(nibbles, y),
+                        B::with_fifth::<24>(nibbles, y),
+                    ],
                 )
             };
-            let (x, bits) = (bytes(x), bytes(again));
+            let (x, bits) = (bytes(x), bytes(y));
             assert_eq!(bytes(high), x.map(|x| x >> 4));
             assert_eq!(bytes(both), std::array::from_fn(|i| if i / 16 % 2 == 0 { x[i] & 15 } else { x[i] >> 4 }));
-            for (got, skip) in [(first, 0), (second, 2)] {
-                let bit = |i: usize| bits[i / 16 * 16 + skip + i % 16 / 8] >> (i % 8) & 1;
+            for (byte, got) in fifths.into_iter().enumerate() {
+                let bit = |i: usize| bits[i / 8 * 8 + byte] >> (i % 8) & 1;
                 assert_eq!(bytes(got), std::array::from_fn(|i| x[i] & 15 | bit(i) << 4));
             }
         }

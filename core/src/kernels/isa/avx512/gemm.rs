@@ -11,8 +11,9 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::{Bits, Unpack};
-use crate::kernels::activations::COARSE;
+use super::Unpack;
+use super::unpack::{MAX_VECTORS, Numbers, Turned};
+use crate::kernels::activations::{COARSE, INTERLEAVED};
 use crate::kernels::formats::GROUP;
 use crate::kernels::panel::{Batch, MultiplyFn, PANEL_ROWS, Panel, Target};
 use crate::kernels::prefetch::ask_to_write;
@@ -32,11 +33,12 @@ const fn raise<F: Unpack>() -> u32 {
 
 /// Unpacks and turns round the columns of a panel; see [`UnpackFn`](crate::kernels::panel::UnpackFn).
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-pub unsafe fn unpack<F: Unpack, B: Bits>(data: &[u8], row_bytes: usize, start: usize, cols: usize, panel: &mut Panel) {
+pub unsafe fn unpack<F: Unpack>(data: &[u8], row_bytes: usize, start: usize, cols: usize, panel: &mut Panel) {
     let rows = data.len() / row_bytes;
     let first_byte = start / F::LEN * F::BYTES;
     let bytes = cols / F::LEN * F::BYTES;
     let (lanes, scales, offsets) = (panel.lanes(), panel.scales(), panel.offsets());
+    let mut turned: Turned = [[_mm512_setzero_si512(); 16]; MAX_VECTORS];
     for half in 0..HALVES {
         // Loops, because closures over as many as 16 stay calls.
         let mut row: [&[u8]; 16] = [&[]; 16];
@@ -57,7 +59,7 @@ pub unsafe fn unpack<F: Unpack, B: Bits>(data: &[u8], row_bytes: usize, start: u
                     for (from, row) in from.iter_mut().zip(&row) {
                         *from = row[at..].as_ptr();
                     }
-                    unpack_step::<F, B>(&from, lanes, scales, offsets);
+                    unpack_step::<F>(&from, &mut turned, lanes, scales, offsets);
                 } else {
                     // Blocks of zeros have scale and offset zero. 272 bytes are the longest step of small blocks.
                     let mut padded = [[0u8; 272]; 16];
@@ -65,49 +67,71 @@ pub unsafe fn unpack<F: Unpack, B: Bits>(data: &[u8], row_bytes: usize, start: u
                         padded[..bytes - at].copy_from_slice(&row[at..]);
                         *from = padded.as_ptr();
                     }
-                    unpack_step::<F, B>(&from, lanes, scales, offsets);
+                    unpack_step::<F>(&from, &mut turned, lanes, scales, offsets);
                 }
             }
         }
     }
 }
 
-/// One step of 16 rows.
+/// One step of 16 rows; what `turned` was before does not matter.
 ///
 /// # Safety
 /// Every pointer of `rows` must be followed by a whole step; the outputs must hold it.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn unpack_step<F: Unpack, B: Bits>(rows: &[*const u8; 16], lanes: *mut u8, scales: *mut f32, offsets: *mut f32) {
+unsafe fn unpack_step<F: Unpack>(
+    rows: &[*const u8; 16],
+    turned: &mut Turned,
+    lanes: *mut u8,
+    scales: *mut f32,
+    offsets: *mut f32,
+) {
+    let count = _mm_cvtsi32_si128(raise::<F>() as i32);
     // SAFETY: as the caller promises.
     unsafe {
-        for i in 0..4 {
+        for (i, turned) in turned.iter_mut().enumerate().take(F::VECTORS) {
             let mut block = [_mm512_setzero_si512(); 16];
             for (block, &row) in block.iter_mut().zip(rows) {
+                *block = F::bytes(row, i);
+            }
+            *turned = square(block);
+        }
+        for run in 0..STEP / 32 {
+            for four in 0..8 {
                 // The bits stay in their bytes: twice the lane of zero is more than any.
-                *block = _mm512_sll_epi16(F::lanes::<B>(row, i), _mm_cvtsi32_si128(raise::<F>() as i32));
-            }
-            for (word, columns) in square(block).into_iter().enumerate() {
-                let four =
-                    if F::SPAN > GROUP { 32 * (i / 2) + word / 4 * 8 + 4 * (i % 2) + word % 4 } else { 16 * i + word };
-                _mm512_store_si512(lanes.add(four * 4 * PANEL_ROWS).cast(), columns);
+                let columns = _mm512_sll_epi16(F::columns(turned, run, four), count);
+                _mm512_store_si512(lanes.add((32 * run + 4 * four) * PANEL_ROWS).cast(), columns);
             }
         }
-        let mut scale = [_mm512_setzero_si512(); 16];
-        let mut offset = [_mm512_setzero_si512(); 16];
-        for ((scale, offset), &row) in scale.iter_mut().zip(&mut offset).zip(rows) {
-            let (s, o) = F::scales(row);
-            let s = _mm512_mul_ps(s, _mm512_set1_ps(1.0 / (1 << raise::<F>()) as f32));
-            (*scale, *offset) = (_mm512_castps_si512(s), _mm512_castps_si512(o));
-        }
-        let store = |of: [__m512i; 16], to: *mut f32| {
-            for (g, of) in square(of).iter().step_by(F::SPAN / GROUP).enumerate() {
-                _mm512_store_si512(to.add(g * PANEL_ROWS).cast(), *of);
+        let mut first = [_mm512_setzero_si512(); 16];
+        let mut second = first;
+        for ((first, second), &row) in first.iter_mut().zip(&mut second).zip(rows) {
+            match F::numbers(row) {
+                Numbers::Pairs(pairs) => *first = _mm512_castps_si512(pairs),
+                Numbers::Groups(scales, seconds) => {
+                    (*first, *second) = (_mm512_castps_si512(scales), _mm512_castps_si512(seconds));
+                }
             }
-        };
-        store(scale, scales);
-        if F::ZERO == 0 {
-            store(offset, offsets);
+        }
+        let first = square(first);
+        if F::SPAN == GROUP && F::ZERO == 0 {
+            second = square(second);
+        }
+        let lower = _mm512_set1_ps(1.0 / (1 << raise::<F>()) as f32);
+        let offset = _mm512_set1_ps(F::OFFSET);
+        for i in 0..STEP / F::SPAN {
+            let (group, scale, second) = if F::SPAN > GROUP {
+                (INTERLEAVED[i], first[2 * i], first[2 * i + 1])
+            } else {
+                (i, first[i], second[i])
+            };
+            let scale = _mm512_mul_ps(_mm512_castsi512_ps(scale), lower);
+            _mm512_store_ps(scales.add(group * PANEL_ROWS), scale);
+            if F::ZERO == 0 {
+                let second = _mm512_mul_ps(_mm512_castsi512_ps(second), offset);
+                _mm512_store_ps(offsets.add(group * PANEL_ROWS), second);
+            }
         }
     }
 }

@@ -1,15 +1,14 @@
 //! Products of weight rows, where they lie, with one activation row.
 //!
 //! A step of 256 elements is four vectors of lanes, each multiplied with both planes of the activations. Where 32 elements
-//! share a scale a vector has the first or the second halves of four blocks, so that the two of these blocks
-//! share their integer sums, their conversion and their scale. Rows of such blocks that are not whole steps are multiplied as one
-//! long row.
+//! share a scale a vector has eight elements of each of eight blocks, so that all four share their integer sums, their conversion and
+//! their scales. Rows of such blocks that are not whole steps are multiplied as one long row.
 
 use std::arch::x86_64::*;
-use std::cmp::Ordering;
 
+use super::unpack::weigh;
 use super::{Bits, STEP, Unpack};
-use crate::kernels::activations::{BLOCK, BLOCKS, COARSE, Row};
+use crate::kernels::activations::{BLOCK, BLOCKS, COARSE, INTERLEAVED, Row};
 use crate::kernels::formats::GROUP;
 use crate::kernels::lead::Lead;
 use crate::kernels::prefetch::Span;
@@ -119,10 +118,8 @@ struct Cut {
     start: usize,
     /// The same among the elements.
     at: usize,
-    /// Groups of it that no step before it has.
+    /// Numbers of the blocks in it that no step before it has.
     keep: __mmask16,
-    /// Whether these are all in its second half.
-    second_half: bool,
     /// Rows after which a step ends where a row does, if these are multiplied as if they were one, or more than there ever are.
     period: usize,
 }
@@ -136,14 +133,29 @@ impl Cut {
             // A last step that ends with the row; the blocks it shares with the step before it get scale and offset zero.
             let start = row_bytes - F::STEP_BYTES;
             let at = start / F::BYTES * F::LEN;
-            let keep = (u32::from(u16::MAX) << (skip * F::LEN / GROUP)) as __mmask16;
-            Self { steps, rest, start, at, keep, second_half: skip * F::LEN >= STEP / 2, period }
+            Self { steps, rest, start, at, keep: !first_blocks(skip * F::LEN / BLOCK), period }
         } else {
             // A row shorter than a step is completed with blocks of scale zero.
-            let keep = (u32::from(u16::MAX) >> (skip * F::LEN / GROUP)) as __mmask16;
-            Self { steps, rest, start: 0, at: 0, keep, second_half: false, period }
+            Self { steps, rest, start: 0, at: 0, keep: first_blocks(BLOCKS - skip * F::LEN / BLOCK), period }
         }
     }
+}
+
+/// Where the numbers of the first `blocks` blocks of a step are among its pairs.
+fn first_blocks(blocks: usize) -> __mmask16 {
+    const FIRST: [__mmask16; BLOCKS + 1] = {
+        let mut first = [0; BLOCKS + 1];
+        let mut i = 0;
+        while i < BLOCKS * BLOCKS {
+            let (blocks, place) = (i / BLOCKS + 1, i % BLOCKS);
+            if INTERLEAVED[place] < blocks {
+                first[blocks] |= 3 << (2 * place);
+            }
+            i += 1;
+        }
+        first
+    };
+    FIRST[blocks]
 }
 
 /// Two accumulators per row hide the latency of the additions.
@@ -167,17 +179,13 @@ unsafe fn dots<F: Unpack, B: Bits, const FINE: bool, const TWICE: bool, const R:
         for s in 0..cut.steps {
             let p = start.map(|p| p.add(s * F::STEP_BYTES));
             ask::<TWICE, R>(p, F::STEP_BYTES, leads);
-            step::<F, B, FINE, R, 0>(p, x, s * STEP, !0, &mut sums);
+            step::<F, B, FINE, R>(p, x, s * STEP, !0, &mut sums);
         }
         if cut.rest > 0 {
             ask::<TWICE, R>(start.map(|p| p.add(cut.steps * F::STEP_BYTES)), cut.rest, leads);
             if cut.steps > 0 {
                 let p = start.map(|p| p.add(cut.start));
-                if cut.second_half {
-                    step::<F, B, FINE, R, 1>(p, x, cut.at, cut.keep, &mut sums);
-                } else {
-                    step::<F, B, FINE, R, 0>(p, x, cut.at, cut.keep, &mut sums);
-                }
+                step::<F, B, FINE, R>(p, x, cut.at, cut.keep, &mut sums);
             } else {
                 // 272 bytes are the longest step of small blocks.
                 let mut bytes = [[0u8; 272]; R];
@@ -188,7 +196,7 @@ unsafe fn dots<F: Unpack, B: Bits, const FINE: bool, const TWICE: bool, const R:
                 for (p, bytes) in p.iter_mut().zip(&bytes) {
                     *p = bytes.as_ptr();
                 }
-                step::<F, B, FINE, R, 0>(p, x, 0, cut.keep, &mut sums);
+                step::<F, B, FINE, R>(p, x, 0, cut.keep, &mut sums);
             }
         }
     }
@@ -220,14 +228,10 @@ unsafe fn join<F: Unpack, B: Bits, const FINE: bool, const TWICE: bool>(
         // SAFETY: the step lies in the rows, and the activations go round from their last block to the first.
         unsafe {
             let next = if left >= BLOCKS {
-                step::<F, B, FINE, TOGETHER, 0>(p, x, at, !0, &mut sums);
+                step::<F, B, FINE, TOGETHER>(p, x, at, !0, &mut sums);
                 [[_mm512_setzero_ps(); 2]; TOGETHER]
             } else {
-                match left.cmp(&(BLOCKS / 2)) {
-                    Ordering::Less => across::<F, B, FINE, TOGETHER, -1>(p, x, at, left, &mut sums),
-                    Ordering::Equal => across::<F, B, FINE, TOGETHER, 0>(p, x, at, left, &mut sums),
-                    Ordering::Greater => across::<F, B, FINE, TOGETHER, 1>(p, x, at, left, &mut sums),
-                }
+                across::<F, B, FINE, TOGETHER>(p, x, at, left, &mut sums)
             };
             if left > BLOCKS {
                 block += BLOCKS;
@@ -278,10 +282,10 @@ fn reduce(v: &[__m512; TOGETHER * DEFERRED]) -> __m512 {
 }
 
 /// As [`step`] for steps of which the first `left` blocks, fewer than all, end a row and are added to `sums`; returns the sums of the others,
-/// which begin the next. `CUT` tells whether the first half is cut (-1), the second (1), or neither.
+/// which begin the next.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn across<F: Unpack, B: Bits, const FINE: bool, const R: usize, const CUT: i32>(
+unsafe fn across<F: Unpack, B: Bits, const FINE: bool, const R: usize>(
     p: [*const u8; R],
     x: &Row<'_>,
     at: usize,
@@ -289,65 +293,58 @@ unsafe fn across<F: Unpack, B: Bits, const FINE: bool, const R: usize, const CUT
     sums: &mut Sums<R>,
 ) -> Sums<R> {
     let mut next: Sums<R> = [[_mm512_setzero_ps(); 2]; R];
-    let keep = ((1u32 << (2 * left)) - 1) as __mmask16;
+    let keep = first_blocks(left);
     // SAFETY: as the caller of `step` promises.
     unsafe {
         let mut scales = [[_mm512_setzero_ps(); 2]; R];
         for r in 0..R {
-            scales[r] = [F::weigh(p[r], x, at, keep, &mut sums[r][0]), F::weigh(p[r], x, at, !keep, &mut next[r][0])];
+            scales[r] =
+                [weigh::<F>(p[r], x, at, keep, &mut sums[r][0]), weigh::<F>(p[r], x, at, !keep, &mut next[r][0])];
         }
-        for half in 0..2 {
-            let dots = halves::<F, B, FINE, R>(p, x, at, half);
-            for r in 0..R {
-                if half == 0 || CUT > 0 {
-                    let scale = _mm512_permutexvar_ps(spread(half), scales[r][0]);
-                    sums[r][half] = _mm512_fmadd_ps(dots[r], scale, sums[r][half]);
-                }
-                if half == 1 || CUT < 0 {
-                    let scale = _mm512_permutexvar_ps(spread(half), scales[r][1]);
-                    next[r][half] = _mm512_fmadd_ps(dots[r], scale, next[r][half]);
-                }
+        let dots = eighths::<F, B, FINE, R>(p, x, at);
+        for r in 0..R {
+            for (sums, scales) in [&mut sums[r], &mut next[r]].into_iter().zip(scales[r]) {
+                sums[1] = _mm512_fmadd_ps(dots[r], _mm512_moveldup_ps(scales), sums[1]);
             }
         }
     }
     next
 }
 
-/// Where the scales of the four blocks of a half are among eight pairs, each for four lanes.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn spread(half: usize) -> __m512i {
-    let spread = _mm512_setr_epi32(0, 0, 0, 0, 2, 2, 2, 2, 4, 4, 4, 4, 6, 6, 6, 6);
-    _mm512_add_epi32(spread, _mm512_set1_epi32(8 * half as i32))
-}
-
-/// The integer products of four small blocks of each step, four lanes a block.
+/// The integer products of eight small blocks of each step, two lanes a block.
 ///
 /// # Safety
 /// As [`step`].
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn halves<F: Unpack, B: Bits, const FINE: bool, const R: usize>(
+unsafe fn eighths<F: Unpack, B: Bits, const FINE: bool, const R: usize>(
     p: [*const u8; R],
     x: &Row<'_>,
     at: usize,
-    half: usize,
 ) -> [__m512; R] {
-    let (first, second) = (at / 2 + 64 * half, at / 2 + 64 * half + x.split_lanes.len() / 2);
     let mut out = [_mm512_setzero_ps(); R];
     // SAFETY: the caller promises the steps, and that many activations.
     unsafe {
-        let load = |plane: &[i8], at: usize| _mm512_loadu_si512(plane.as_ptr().add(at).cast());
-        let coarse = [load(x.split_lanes, first), load(x.split_lanes, second)];
-        let fine = [load(x.split_fine, first), load(x.split_fine, second)];
+        let mut coarse = [_mm512_setzero_si512(); 4];
+        let mut fine = coarse;
+        for i in 0..4 {
+            let at = at / 2 + i * (x.split_lanes.len() / 4);
+            coarse[i] = _mm512_loadu_si512(x.split_lanes.as_ptr().add(at).cast());
+            fine[i] = _mm512_loadu_si512(x.split_fine.as_ptr().add(at).cast());
+        }
         for r in 0..R {
-            let lanes = [F::lanes::<B>(p[r], 2 * half), F::lanes::<B>(p[r], 2 * half + 1)];
-            let dots = _mm512_dpbusd_epi32(_mm512_setzero_si512(), lanes[0], coarse[0]);
-            let dots = _mm512_dpbusd_epi32(dots, lanes[1], coarse[1]);
-            let mut dots = _mm512_slli_epi32::<{ COARSE.trailing_zeros() }>(dots);
+            let mut lanes = [_mm512_setzero_si512(); 4];
+            let (mut dots, mut rest) = (_mm512_setzero_si512(), _mm512_setzero_si512());
+            for i in 0..4 {
+                lanes[i] = F::lanes::<B>(p[r], i);
+                dots = _mm512_dpbusd_epi32(dots, lanes[i], coarse[i]);
+                if FINE {
+                    rest = _mm512_dpbusd_epi32(rest, lanes[i], fine[i]);
+                }
+            }
+            dots = _mm512_slli_epi32::<{ COARSE.trailing_zeros() }>(dots);
             if FINE {
-                dots = _mm512_dpbusd_epi32(dots, lanes[0], fine[0]);
-                dots = _mm512_dpbusd_epi32(dots, lanes[1], fine[1]);
+                dots = _mm512_add_epi32(dots, rest);
             }
             out[r] = _mm512_cvtepi32_ps(dots);
         }
@@ -355,47 +352,43 @@ unsafe fn halves<F: Unpack, B: Bits, const FINE: bool, const R: usize>(
     out
 }
 
-/// Adds the products of the steps at `p` with elements `at..at + 256` of the activations, from half `FIRST` on and of the groups in
-/// `keep`.
+/// Adds the products of the steps at `p` with elements `at..at + 256` of the activations, of the numbers in `keep`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn step<F: Unpack, B: Bits, const FINE: bool, const R: usize, const FIRST: usize>(
+unsafe fn step<F: Unpack, B: Bits, const FINE: bool, const R: usize>(
     p: [*const u8; R],
     x: &Row<'_>,
     at: usize,
     keep: __mmask16,
     sums: &mut Sums<R>,
 ) {
-    // SAFETY: the caller promises a whole step at each of `p` and 256 elements in `x` from `at` on, which is a multiple of 16.
+    // SAFETY: the caller promises a whole step at each of `p` and 256 elements in `x` from `at` on, which is a multiple of 32.
     unsafe {
         let mut scales = [_mm512_setzero_ps(); R];
         for r in 0..R {
-            scales[r] = F::weigh(p[r], x, at, keep, &mut sums[r][0]);
+            scales[r] = weigh::<F>(p[r], x, at, keep, &mut sums[r][0]);
         }
-        let plane = |plane: &[i8], i: usize| _mm512_loadu_si512(plane.as_ptr().add(at + 64 * i).cast());
-        for half in FIRST..2 {
-            if F::SPAN > GROUP {
-                let dots = halves::<F, B, FINE, R>(p, x, at, half);
-                for r in 0..R {
-                    let scale = _mm512_permutexvar_ps(spread(half), scales[r]);
-                    sums[r][half] = _mm512_fmadd_ps(dots[r], scale, sums[r][half]);
+        if F::SPAN > GROUP {
+            let dots = eighths::<F, B, FINE, R>(p, x, at);
+            for r in 0..R {
+                sums[r][1] = _mm512_fmadd_ps(dots[r], _mm512_moveldup_ps(scales[r]), sums[r][1]);
+            }
+            return;
+        }
+        for i in 0..4 {
+            let plane = |plane: &[i8]| _mm512_loadu_si512(plane.as_ptr().add(at + 64 * i).cast());
+            let (coarse, fine) = (plane(x.lanes), plane(x.fine));
+            let spread = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+            let spread = _mm512_add_epi32(spread, _mm512_set1_epi32(4 * i as i32));
+            for r in 0..R {
+                let lanes = F::lanes::<B>(p[r], i);
+                let dots = _mm512_dpbusd_epi32(_mm512_setzero_si512(), lanes, coarse);
+                let mut dots = _mm512_slli_epi32::<{ COARSE.trailing_zeros() }>(dots);
+                if FINE {
+                    dots = _mm512_dpbusd_epi32(dots, lanes, fine);
                 }
-            } else {
-                for i in [2 * half, 2 * half + 1] {
-                    let (coarse, fine) = (plane(x.lanes, i), plane(x.fine, i));
-                    let spread = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
-                    let spread = _mm512_add_epi32(spread, _mm512_set1_epi32(4 * i as i32));
-                    for r in 0..R {
-                        let lanes = F::lanes::<B>(p[r], i);
-                        let dots = _mm512_dpbusd_epi32(_mm512_setzero_si512(), lanes, coarse);
-                        let mut dots = _mm512_slli_epi32::<{ COARSE.trailing_zeros() }>(dots);
-                        if FINE {
-                            dots = _mm512_dpbusd_epi32(dots, lanes, fine);
-                        }
-                        let scale = _mm512_permutexvar_ps(spread, scales[r]);
-                        sums[r][i % 2] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), scale, sums[r][i % 2]);
-                    }
-                }
+                let scale = _mm512_permutexvar_ps(spread, scales[r]);
+                sums[r][i % 2] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), scale, sums[r][i % 2]);
             }
         }
     }

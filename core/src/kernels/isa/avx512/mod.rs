@@ -26,7 +26,7 @@ pub(super) const KERNELS: Kernels = Kernels {
     quantise: quantise::quantise,
     decoder: super::avx2::decoder,
     words: false,
-    split: Split::Halves,
+    split: Split::Eighths,
 };
 
 /// Elements of a step.
@@ -45,8 +45,7 @@ fn best<F: Unpack, const FINE: bool>() -> Kernel {
 }
 
 fn quantised<F: Unpack, B: Bits, const FINE: bool>() -> Kernel {
-    let batch =
-        Batched::Panel { unpack: gemm::unpack::<F, B>, multiply: gemm::multiply_for::<F, FINE>(), columns: CHUNK };
+    let batch = Batched::Panel { unpack: gemm::unpack::<F>, multiply: gemm::multiply_for::<F, FINE>(), columns: CHUNK };
     Kernel { form: Form::Int8, one: gemv::panel::<F, B, FINE>, pair: Some(gemv::pair::<F, B, FINE>), batch }
 }
 
