@@ -3,7 +3,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::adapter::{DeltaBlock, FourierDelta};
-use crate::kernels::{Aligned, Span, vector};
+use crate::kernels::for_each_chunk;
+use crate::kernels::{Aligned, Pool, Span, vector};
 use crate::spectral::Transforms;
 use crate::spectral::transform::Held;
 
@@ -18,8 +19,8 @@ const STREAMS: usize = 2;
 pub(super) struct ChangeScratch {
     /// One a worker; a worker locks only its own.
     pub blocks: Vec<Mutex<DeltaBlock>>,
-    /// One row of all linears of the widest group.
-    row: Aligned,
+    /// A block's rows of all linears of the widest group.
+    rows: Aligned,
 }
 
 impl ChangeScratch {
@@ -29,19 +30,20 @@ impl ChangeScratch {
         let block = || Mutex::new(DeltaBlock::new(Arc::clone(transforms), lengths()));
         // No group has more than three linears.
         let widest = linears().map(|(rows, _)| 3 * rows).max().unwrap_or(0);
-        Self { blocks: (0..threads).map(|_| block()).collect(), row: Aligned::new(widest) }
+        Self { blocks: (0..threads).map(|_| block()).collect(), rows: Aligned::new(DeltaBlock::ROWS * widest) }
     }
 
-    /// The workers' blocks, and a row for each linear, of whatever it held last.
-    pub fn row<const N: usize>(
+    /// The workers' blocks, and for each linear `count` rows, at most a block's, of whatever they held last.
+    pub fn rows<const N: usize>(
         &mut self,
         group: &[(LinearKind, &Linear); N],
+        count: usize,
     ) -> (&[Mutex<DeltaBlock>], [&mut [f32]; N]) {
-        let mut rest = &mut *self.row;
+        let mut rest = &mut *self.rows;
         let rows = group.map(|(_, linear)| {
-            let row;
-            (row, rest) = std::mem::take(&mut rest).split_at_mut(linear.shape().0);
-            row
+            let rows;
+            (rows, rest) = std::mem::take(&mut rest).split_at_mut(count * linear.shape().0);
+            rows
         });
         (&self.blocks, rows)
     }
@@ -74,25 +76,31 @@ impl<'a, const N: usize> Changes<'a, N> {
         let mut block = block.lock().unwrap_or_else(PoisonError::into_inner);
         block.begin_input();
         for (i, out) in outs.into_iter().enumerate().filter(|(i, _)| self.touched[*i]) {
-            let linear = self.group[i].1;
-            block.begin_output();
-            for (bound, weight) in self.adapters.list() {
-                if let Some(delta) = bound.delta(self.layer, self.group[i].0) {
-                    delta.apply_rows(*weight, x, &mut block);
-                }
-            }
-            block.write(out, linear.shape().0, linear.row_order.as_deref());
+            self.write_linear(i, &mut block, x, out);
         }
     }
 
-    /// Tasks that a single row's changes are worth cutting into: one for each linear, as long as a thread is left that begins with
-    /// the products. With fewer they share linears, because each task transforms the row anew.
+    /// [`write`](Self::write) for one linear, of rows that the block has begun with.
+    fn write_linear(&self, i: usize, block: &mut DeltaBlock, x: &[f32], out: &mut [f32]) {
+        let linear = self.group[i].1;
+        block.begin_output();
+        for (bound, weight) in self.adapters.list() {
+            if let Some(delta) = bound.delta(self.layer, self.group[i].0) {
+                delta.apply_rows(*weight, x, block);
+            }
+        }
+        block.write(out, linear.shape().0, linear.row_order.as_deref());
+    }
+
+    /// Tasks that the changes of a single row or block are worth cutting into: one for each linear, as long as a thread is left that begins
+    /// with the products. With fewer they share linears, because each task transforms the rows anew.
     pub fn tasks(&self, threads: usize) -> usize {
         let touched = self.touched.iter().filter(|touched| **touched).count();
         touched.min(threads - 1).max(1)
     }
 
-    /// What all changes to one row cost, in bytes of weights that are multiplied meanwhile.
+    /// What all changes to one row cost, in bytes of weights that are multiplied meanwhile. About as many are multiplied by a block's rows
+    /// while these are changed.
     pub fn row_bytes(&self) -> usize {
         let deltas = self.group.iter().flat_map(|&(kind, _)| {
             self.adapters.list().iter().filter_map(move |(bound, _)| bound.delta(self.layer, kind))
@@ -115,9 +123,7 @@ impl<'a, const N: usize> Changes<'a, N> {
         let mut block = block.lock().unwrap_or_else(PoisonError::into_inner);
         let scratch = block.row();
         scratch.begin_input();
-        let own = |i: &usize| {
-            self.touched[*i] && self.touched[..*i].iter().filter(|touched| **touched).count() % tasks == task
-        };
+        let own = |i: &usize| self.is_of_task(*i, (task, tasks));
         let rest = streams(self.adapters, self.group.iter().map(|(kind, _)| (self.layer, *kind))).skip(STREAMS);
         scratch.expect(rest.filter(|(i, _)| own(i)).map(|(_, bytes)| bytes), then);
         // Each task has linears of its own.
@@ -143,6 +149,21 @@ impl<'a, const N: usize> Changes<'a, N> {
         }
     }
 
+    /// One of `tasks` tasks that together [`write`](Self::write).
+    pub fn block_task(&self, of: (usize, usize), block: &Mutex<DeltaBlock>, x: &[f32], outs: &[Mutex<&mut [f32]>; N]) {
+        let mut block = block.lock().unwrap_or_else(PoisonError::into_inner);
+        block.begin_input();
+        for (i, out) in outs.iter().enumerate().filter(|(i, _)| self.is_of_task(*i, of)) {
+            // Each task has linears of its own.
+            self.write_linear(i, &mut block, x, &mut out.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+
+    /// Whether a linear is changed by `task` of so many `tasks`.
+    fn is_of_task(&self, i: usize, (task, tasks): (usize, usize)) -> bool {
+        self.touched[i] && self.touched[..i].iter().filter(|touched| **touched).count() % tasks == task
+    }
+
     /// Whether every adapter's changes to two linears, if it has any to them, have the same entries.
     fn are_twins(&self, i: usize, j: usize) -> bool {
         let untouched = |bound: &BoundAdapter, i: usize| bound.delta(self.layer, self.group[i].0).is_none();
@@ -159,11 +180,16 @@ impl<'a, const N: usize> Changes<'a, N> {
         })
     }
 
-    /// outs\[i\] += rows\[i\] where there is a change.
-    pub fn add_rows(&self, rows: [&mut [f32]; N], outs: [&mut [f32]; N]) {
-        for ((row, out), _) in rows.into_iter().zip(outs).zip(self.touched).filter(|(_, touched)| *touched) {
-            vector::add(row, out);
-        }
+    /// outs\[i\] += added\[i\] where there is a change.
+    pub fn add_rows(&self, pool: &Pool, added: [&mut [f32]; N], outs: &mut [&mut [f32]; N]) {
+        let widths = self.group.map(|(_, linear)| linear.shape().0);
+        let mut parts = outs.iter_mut().zip(widths);
+        let parts = std::array::from_fn(|_| parts.next().map_or((&mut [][..], 1), |(out, width)| (&mut **out, width)));
+        for_each_chunk(pool, parts, |_, row, outs: [&mut [f32]; N]| {
+            for (i, out) in outs.into_iter().enumerate().filter(|(i, _)| self.touched[*i]) {
+                vector::add(&added[i][row * widths[i]..][..widths[i]], out);
+            }
+        });
     }
 }
 

@@ -406,7 +406,7 @@ impl Projection<'_> {
         let x = buffers.each_mut().map(|buffer| &mut **buffer);
         match &changes {
             // Rows that were just computed are changed while they are in the cache, and the products added to that.
-            Some(changes) if rows > 1 => {
+            Some(changes) if rows > DeltaBlock::ROWS => {
                 let outs = outs.each_mut().map(|out| &mut **out);
                 let then = |worker: usize, x: &[f32], outs: [&mut [f32]; N]| {
                     changes.write(&scratch.blocks[worker], x, outs);
@@ -432,19 +432,20 @@ impl Projection<'_> {
             next.first = changes::first_read(adapters, self.next.iter().filter_map(|next| next.changed_as));
         }
         match changes {
-            // One row is too little for a job of its own: its changes are computed beside the products, and added.
-            Some(changes) if rows == 1 => {
-                let (blocks, mut added) = scratch.row(&group);
+            // Few rows are too little for a job of its own: their changes are computed beside the products, and added.
+            Some(changes) if rows <= DeltaBlock::ROWS => {
+                let (blocks, mut added) = scratch.rows(&group, rows);
                 let tasks = changes.tasks(compute.threads());
-                let slots = added.each_mut().map(|row| Mutex::new(&mut **row));
+                let slots = added.each_mut().map(|rows| Mutex::new(&mut **rows));
                 let products = compute.begins_with(&jobs[0].0);
                 let beside = Beside { tasks, bytes: changes.row_bytes() / tasks };
                 let x = &*buffers[0];
-                compute.matmul_group_beside(&mut jobs, activations, beside, next, &|worker, task| {
-                    changes.row_task((task, tasks), &blocks[worker], x, &slots, products);
+                compute.matmul_group_beside(&mut jobs, activations, beside, next, &|worker, task| match rows {
+                    1 => changes.row_task((task, tasks), &blocks[worker], x, &slots, products),
+                    _ => changes.block_task((task, tasks), &blocks[worker], x, &slots),
                 });
                 add_biases(gguf, &group, &mut outs);
-                changes.add_rows(added, outs);
+                changes.add_rows(compute.pool(), added, &mut outs);
             }
             Some(changes) => {
                 compute.matmul_group_onto(&mut jobs, &changes.held(), activations);
