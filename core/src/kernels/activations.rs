@@ -31,7 +31,7 @@ const PARALLEL_ELEMENTS: usize = 1 << 14;
 /// The int8 form cuts a row into blocks of 32 with a scale `amax / 16256` each, and every element into `128 · lane + fine`,
 /// two signed bytes in planes of their own. A second int8 product on weights that are unpacked anyway costs little, and
 /// leaves a rounding error 128 times smaller than one byte an element would. With [`ActivationType::Int8`] the fine plane is
-/// zero, which kernels of that choice count on. Beside the lanes it keeps, per group of 16
+/// zero and scales are of coarse steps, which kernels of that choice count on. Beside the lanes it keeps, per group of 16
 /// elements, the scale, the sum of the steps and that sum scaled, which is what a weight format's offset multiplies. Rows are
 /// padded with zeros to whole weight blocks of 256.
 #[derive(Debug)]
@@ -67,11 +67,11 @@ pub(super) struct Row<'a> {
     pub lanes: &'a [i8],
     /// The fine plane, −64 to 63.
     pub fine: &'a [i8],
-    /// Scale of each group of 16 elements: one fine step.
+    /// Scale of each group of 16 elements: one fine step, or one coarse step with [`ActivationType::Int8`].
     pub scales: &'a [f32],
     /// Scale times sum of the elements, for each group of 16.
     pub sums: &'a [f32],
-    /// Both planes in one, `128 · lane + fine`; only where the tier's kernels read it.
+    /// Both planes in one, in steps that the scales are of; only where the tier's kernels read it.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub words: &'a [i16],
     /// The coarse plane in the tier's [`Split`] order. Empty unless the row is the only one and there is a kernel that reads it.
@@ -279,7 +279,8 @@ impl Activations {
                 let (scales, totals) = unsafe { (scales.part(t, groups), starts.part(t, groups)) };
                 // SAFETY: `compute` exists, so the CPU runs its tier.
                 unsafe { quantise(row, lanes, fine, scales, totals) };
-                if compute.activations() == ActivationType::Int8 {
+                let coarse = compute.activations() == ActivationType::Int8;
+                if coarse {
                     widest(DropFine { lanes, fine, totals });
                 }
                 // SAFETY: as above.
@@ -287,9 +288,13 @@ impl Activations {
                 // SAFETY: as above.
                 let block_starts = unsafe { block_starts.part(t, stride / BLOCK) };
                 widest(AddUp { scales, sums, block_sums, starts: totals, block_starts });
+                let steps = if coarse { 1 } else { COARSE };
+                if coarse {
+                    widest(Enlarge(scales));
+                }
                 if with_words {
                     // SAFETY: as above.
-                    widest(Combine { lanes, fine, words: unsafe { words.part(t, stride) } });
+                    widest(Combine { lanes, steps, fine, words: unsafe { words.part(t, stride) } });
                 }
             }
         };
@@ -436,9 +441,24 @@ impl Widest for AddUp<'_> {
     }
 }
 
-/// Both planes of a row in one.
+/// Makes scales of fine steps scales of coarse ones.
+struct Enlarge<'a>(&'a mut [f32]);
+
+impl Widest for Enlarge<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<const FUSED: bool>(self) {
+        for scale in self.0 {
+            *scale *= COARSE as f32;
+        }
+    }
+}
+
+/// Both planes of a row in one, a coarse step being so many.
 struct Combine<'a> {
     lanes: &'a [i8],
+    steps: i32,
     fine: &'a [i8],
     words: &'a mut [i16],
 }
@@ -449,7 +469,7 @@ impl Widest for Combine<'_> {
     #[inline(always)]
     fn run<const FUSED: bool>(self) {
         for ((word, &lane), &fine) in self.words.iter_mut().zip(self.lanes).zip(self.fine) {
-            *word = COARSE as i16 * i16::from(lane) + i16::from(fine);
+            *word = self.steps as i16 * i16::from(lane) + i16::from(fine);
         }
     }
 }

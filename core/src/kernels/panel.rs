@@ -57,7 +57,7 @@ pub struct Batch<'a> {
     pub lanes: &'a [i8],
     /// The fine plane.
     pub fine: &'a [i8],
-    /// Scale of each group of 16.
+    /// Scale of each group of 16: one fine step, or one coarse step where the fine plane is zero.
     pub scales: &'a [f32],
     /// Scaled sum of each group of 16.
     pub sums: &'a [f32],
@@ -70,7 +70,7 @@ pub struct Batch<'a> {
     /// The same of each block of 32.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub block_starts: &'a [i32],
-    /// Both planes in one, `128 · lane + fine`, row-major; only where the tier's kernels read it.
+    /// Both planes in one, in steps that the scales are of, row-major; only where the tier's kernels read it.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub words: &'a [i16],
 }

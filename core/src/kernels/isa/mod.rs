@@ -91,7 +91,7 @@ pub type QuantiseFn = unsafe fn(&[f32], &mut [i8], &mut [i8], &mut [f32], &mut [
 pub struct Kernels {
     /// The products with each storage format.
     pub kernel: fn(GgmlType) -> Kernel,
-    /// The products with each storage format where the fine plane is zero: the same results, for less.
+    /// The products with each storage format where the fine plane is zero and scales are of coarse steps.
     pub coarse: fn(GgmlType) -> Kernel,
     /// The quantiser of activations.
     pub quantise: QuantiseFn,

@@ -79,7 +79,7 @@ pub trait Unit {
     fn plane(x: &Batch<'_>) -> *const i32;
 
     /// Products of a span of columns, [`PARTS`](Self::PARTS) times `units` units, of two vectors of weight rows at `lanes` with those
-    /// of `T` activation rows, `row` units apart, at `x`, in fine steps.
+    /// of `T` activation rows, `row` units apart, at `x`, in steps that the scales are of.
     ///
     /// # Safety
     /// The CPU runs the tier, and panel and activations have the units.
@@ -169,7 +169,7 @@ impl<const PARTS: usize> Unit for Bytes<PARTS> {
             };
             for k in 0..T {
                 for h in 0..HALVES {
-                    let wide = _mm256_madd_epi16(short[k][h], _mm256_set1_epi16(COARSE as i16));
+                    let wide = _mm256_madd_epi16(short[k][h], _mm256_set1_epi16(1));
                     dots[k][h] = if part == 0 { wide } else { _mm256_add_epi32(dots[k][h], wide) };
                 }
             }

@@ -34,6 +34,11 @@ const STEP: usize = 4 * RUN;
 /// Bytes ahead of the products that weights are asked for.
 const AHEAD: usize = 2048;
 
+/// What a coarse step is of those that scales are of.
+const fn steps<const FINE: bool>() -> i16 {
+    if FINE { COARSE as i16 } else { 1 }
+}
+
 /// The product with a row of 32-element blocks of few bits.
 ///
 /// A vector holds the first or the second halves of two blocks, so that each block's integer sums fill one half of a vector:
@@ -110,7 +115,7 @@ unsafe fn step<F: Halves, const FINE: bool>(
                 let low = _mm256_maddubs_epi16(low, plane(plane_of, 0));
                 _mm256_add_epi16(low, _mm256_maddubs_epi16(high, plane(plane_of, 1)))
             };
-            let mut dots = _mm256_madd_epi16(both(x.split_lanes), _mm256_set1_epi16(COARSE as i16));
+            let mut dots = _mm256_madd_epi16(both(x.split_lanes), _mm256_set1_epi16(steps::<FINE>()));
             if FINE {
                 let fine = _mm256_madd_epi16(both(x.split_fine), _mm256_set1_epi16(1));
                 dots = _mm256_add_epi32(dots, fine);
@@ -183,7 +188,7 @@ pub unsafe fn dot_large<F: Large, const FINE: bool>(row: &[u8], x: &Row<'_>) -> 
                     let plane = |plane: &[i8]| _mm256_loadu_si256(plane.as_ptr().add(at + r * RUN).cast());
                     let lanes = F::lanes(p, 4 * half + r);
                     let coarse = _mm256_maddubs_epi16(lanes, plane(x.lanes));
-                    let mut dots = _mm256_madd_epi16(coarse, _mm256_set1_epi16(COARSE as i16));
+                    let mut dots = _mm256_madd_epi16(coarse, _mm256_set1_epi16(steps::<FINE>()));
                     if FINE {
                         let fine = _mm256_maddubs_epi16(lanes, plane(x.fine));
                         dots = _mm256_add_epi32(dots, _mm256_madd_epi16(fine, _mm256_set1_epi16(1)));

@@ -223,10 +223,10 @@ unsafe fn tile<const SPAN: usize, const FINE: bool, const CENTRED: bool, const T
                 }
             }
             add_plane::<SPAN, T>(lanes, coarse.add(g * SPAN), x.stride, &mut dots);
-            for dot in dots.as_flattened_mut() {
-                *dot = _mm512_slli_epi32::<{ COARSE.trailing_zeros() }>(*dot);
-            }
             if FINE {
+                for dot in dots.as_flattened_mut() {
+                    *dot = _mm512_slli_epi32::<{ COARSE.trailing_zeros() }>(*dot);
+                }
                 add_plane::<SPAN, T>(lanes, fine.add(g * SPAN), x.stride, &mut dots);
             }
             for h in 0..HALVES {

@@ -342,9 +342,8 @@ unsafe fn eighths<F: Unpack, B: Bits, const FINE: bool, const R: usize>(
                     rest = _mm512_dpbusd_epi32(rest, lanes[i], fine[i]);
                 }
             }
-            dots = _mm512_slli_epi32::<{ COARSE.trailing_zeros() }>(dots);
             if FINE {
-                dots = _mm512_add_epi32(dots, rest);
+                dots = _mm512_add_epi32(_mm512_slli_epi32::<{ COARSE.trailing_zeros() }>(dots), rest);
             }
             out[r] = _mm512_cvtepi32_ps(dots);
         }
@@ -382,10 +381,10 @@ unsafe fn step<F: Unpack, B: Bits, const FINE: bool, const R: usize>(
             let spread = _mm512_add_epi32(spread, _mm512_set1_epi32(4 * i as i32));
             for r in 0..R {
                 let lanes = F::lanes::<B>(p[r], i);
-                let dots = _mm512_dpbusd_epi32(_mm512_setzero_si512(), lanes, coarse);
-                let mut dots = _mm512_slli_epi32::<{ COARSE.trailing_zeros() }>(dots);
+                let mut dots = _mm512_dpbusd_epi32(_mm512_setzero_si512(), lanes, coarse);
                 if FINE {
-                    dots = _mm512_dpbusd_epi32(dots, lanes, fine);
+                    let coarse = _mm512_slli_epi32::<{ COARSE.trailing_zeros() }>(dots);
+                    dots = _mm512_dpbusd_epi32(coarse, lanes, fine);
                 }
                 let scale = _mm512_permutexvar_ps(spread, scales[r]);
                 sums[r][i % 2] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), scale, sums[r][i % 2]);

@@ -170,7 +170,7 @@ macro_rules! product {
                     }
                     let row = RowSpans::of::<F, N>(&x[t], at);
                     for r in 0..R {
-                        sums[r][t].add::<F, FINE>(&spans[r], &row, dots[r]);
+                        sums[r][t].add::<F>(&spans[r], &row, dots[r]);
                     }
                 }
             }

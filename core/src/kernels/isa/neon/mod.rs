@@ -146,7 +146,8 @@ mod tests {
                             for r in 0..rows {
                                 let products = weights[r * COLS..][..COLS].iter().zip(row.lanes.iter().zip(row.fine));
                                 let products = products.enumerate().map(|(i, (&w, (&coarse, &fine)))| {
-                                    let steps = 128.0 * f64::from(coarse) + f64::from(fine);
+                                    let worth = if activations == ActivationType::Int15 { 128.0 } else { 1.0 };
+                                    let steps = worth * f64::from(coarse) + f64::from(fine);
                                     f64::from(w) * steps * f64::from(row.scales[i / 16])
                                 });
                                 let (exact, size) = products.fold((0.0, 0.0), |(s, a), p| (s + p, a + f64::abs(p)));

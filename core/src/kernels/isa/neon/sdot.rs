@@ -101,8 +101,10 @@ unsafe fn tile<const SPAN: usize, const OFFSET: bool, const FINE: bool, const T:
                 let column = group * GROUP;
                 add_group::<T>(lanes.add(column * HALF), &coarse, g * SPAN + column, &mut dots);
             }
-            for dots in dots.as_flattened_mut() {
-                *dots = vshlq_n_s32::<{ COARSE.trailing_zeros() as i32 }>(*dots);
+            if FINE {
+                for dots in dots.as_flattened_mut() {
+                    *dots = vshlq_n_s32::<{ COARSE.trailing_zeros() as i32 }>(*dots);
+                }
             }
             for group in 0..if FINE { groups } else { 0 } {
                 let column = group * GROUP;

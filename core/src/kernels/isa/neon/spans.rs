@@ -123,15 +123,11 @@ impl Sums {
     }
 
     /// Adds the products of a step: the integer sums of each run, of each half of one in turn where these have scales of their own.
-    /// Without `FINE` they are of the coarse plane alone.
     #[inline]
     #[target_feature(enable = "neon")]
-    pub fn add<F: Unpack, const FINE: bool>(&mut self, spans: &Spans, row: &RowSpans, dots: [[int32x4_t; STEP]; 2]) {
+    pub fn add<F: Unpack>(&mut self, spans: &Spans, row: &RowSpans, dots: [[int32x4_t; STEP]; 2]) {
         for (half, [a, b, c, d]) in dots.into_iter().enumerate().take(RUN / F::SPAN) {
-            let mut dots = vpaddq_s32(vpaddq_s32(a, b), vpaddq_s32(c, d));
-            if !FINE {
-                dots = coarse_steps(dots);
-            }
+            let dots = vpaddq_s32(vpaddq_s32(a, b), vpaddq_s32(c, d));
             let both = vmulq_f32(spans.scale[half], row.scale);
             self.products = vfmaq_f32(self.products, vcvtq_f32_s32(dots), both);
             if F::OFFSET {
