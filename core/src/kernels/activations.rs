@@ -288,13 +288,13 @@ impl Activations {
                 // SAFETY: as above.
                 let block_starts = unsafe { block_starts.part(t, stride / BLOCK) };
                 widest(AddUp { scales, sums, block_sums, starts: totals, block_starts });
-                let steps = if coarse { 1 } else { COARSE };
                 if coarse {
                     widest(Enlarge(scales));
                 }
                 if with_words {
+                    let steps = if coarse { 1 } else { COARSE as i16 };
                     // SAFETY: as above.
-                    widest(Combine { lanes, steps, fine, words: unsafe { words.part(t, stride) } });
+                    widest(Combine { lanes, fine, steps, words: unsafe { words.part(t, stride) } });
                 }
             }
         };
@@ -455,11 +455,12 @@ impl Widest for Enlarge<'_> {
     }
 }
 
-/// Both planes of a row in one, a coarse step being so many.
+/// Both planes of a row in one.
 struct Combine<'a> {
     lanes: &'a [i8],
-    steps: i32,
     fine: &'a [i8],
+    /// What a coarse step is worth.
+    steps: i16,
     words: &'a mut [i16],
 }
 
@@ -469,7 +470,7 @@ impl Widest for Combine<'_> {
     #[inline(always)]
     fn run<const FUSED: bool>(self) {
         for ((word, &lane), &fine) in self.words.iter_mut().zip(self.lanes).zip(self.fine) {
-            *word = self.steps as i16 * i16::from(lane) + i16::from(fine);
+            *word = self.steps * i16::from(lane) + i16::from(fine);
         }
     }
 }

@@ -3,8 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::adapter::{DeltaBlock, FourierDelta};
-use crate::kernels::for_each_chunk;
-use crate::kernels::{Aligned, Pool, Span, vector};
+use crate::kernels::{Aligned, Pool, Span, for_each_chunk, vector};
 use crate::spectral::Transforms;
 use crate::spectral::transform::Held;
 
@@ -181,10 +180,10 @@ impl<'a, const N: usize> Changes<'a, N> {
     }
 
     /// outs\[i\] += added\[i\] where there is a change.
-    pub fn add_rows(&self, pool: &Pool, added: [&mut [f32]; N], outs: &mut [&mut [f32]; N]) {
+    pub fn add_rows(&self, pool: &Pool, added: [&mut [f32]; N], outs: [&mut [f32]; N]) {
         let widths = self.group.map(|(_, linear)| linear.shape().0);
-        let mut parts = outs.iter_mut().zip(widths);
-        let parts = std::array::from_fn(|_| parts.next().map_or((&mut [][..], 1), |(out, width)| (&mut **out, width)));
+        let mut outs = outs.into_iter();
+        let parts = widths.map(|width| (outs.next().unwrap_or_default(), width));
         for_each_chunk(pool, parts, |_, row, outs: [&mut [f32]; N]| {
             for (i, out) in outs.into_iter().enumerate().filter(|(i, _)| self.touched[*i]) {
                 vector::add(&added[i][row * widths[i]..][..widths[i]], out);

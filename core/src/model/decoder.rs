@@ -437,7 +437,7 @@ impl Projection<'_> {
                 let (blocks, mut added) = scratch.rows(&group, rows);
                 let tasks = changes.tasks(compute.threads());
                 let slots = added.each_mut().map(|rows| Mutex::new(&mut **rows));
-                let products = compute.begins_with(&jobs[0].0);
+                let products = if rows == 1 { compute.begins_with(&jobs[0].0) } else { Default::default() };
                 let beside = Beside { tasks, bytes: changes.row_bytes() / tasks };
                 let x = &*buffers[0];
                 compute.matmul_group_beside(&mut jobs, activations, beside, next, &|worker, task| match rows {
@@ -445,7 +445,7 @@ impl Projection<'_> {
                     _ => changes.block_task((task, tasks), &blocks[worker], x, &slots),
                 });
                 add_biases(gguf, &group, &mut outs);
-                changes.add_rows(compute.pool(), added, &mut outs);
+                changes.add_rows(compute.pool(), added, outs);
             }
             Some(changes) => {
                 compute.matmul_group_onto(&mut jobs, &changes.held(), activations);

@@ -87,6 +87,7 @@ unsafe fn unpack_step<F: Unpack>(
     scales: *mut f32,
     offsets: *mut f32,
 ) {
+    const { assert!(F::VECTORS <= MAX_VECTORS) };
     let count = _mm_cvtsi32_si128(raise::<F>() as i32);
     // SAFETY: as the caller promises.
     unsafe {

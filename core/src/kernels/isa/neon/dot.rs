@@ -1,7 +1,9 @@
-//! The int8 instructions. Those beyond the baseline are inline assembly because their intrinsics are not stable.
+//! The int8 instructions, and what becomes of their sums. Those beyond the baseline are inline assembly because their intrinsics are not stable.
 
 use std::arch::aarch64::*;
 use std::arch::asm;
+
+use crate::kernels::activations::COARSE;
 
 /// Adds the products of 16 lanes, by fours.
 #[inline]
@@ -62,4 +64,11 @@ pub fn smmla(mut sums: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
 pub fn widening_dot(sums: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
     let low = vmull_s8(vget_low_s8(a), vget_low_s8(b));
     vpadalq_s16(sums, vmlal_high_s8(low, a, b))
+}
+
+/// What sums of the coarse plane are in fine steps.
+#[inline]
+#[target_feature(enable = "neon")]
+pub fn in_fine_steps(sums: int32x4_t) -> int32x4_t {
+    vshlq_n_s32::<{ COARSE.trailing_zeros() as i32 }>(sums)
 }

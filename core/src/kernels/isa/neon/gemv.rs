@@ -6,8 +6,8 @@
 
 use std::arch::aarch64::*;
 
-use super::dot::{sdot, widening_dot};
-use super::spans::{RowSpans, STEP, Spans, Sums, coarse_steps};
+use super::dot::{in_fine_steps, sdot, widening_dot};
+use super::spans::{RowSpans, STEP, Spans, Sums};
 use super::unpack::{RUN, Scales, Unpack};
 use crate::kernels::activations::Row;
 use crate::kernels::prefetch::Span;
@@ -155,7 +155,7 @@ macro_rules! product {
                         for half in 0..=group(1) {
                             for n in runs.clone() {
                                 for dots in &mut dots {
-                                    dots[half][n] = coarse_steps(dots[half][n]);
+                                    dots[half][n] = in_fine_steps(dots[half][n]);
                                 }
                             }
                         }

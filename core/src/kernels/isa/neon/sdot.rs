@@ -4,9 +4,8 @@
 use std::arch::aarch64::*;
 
 use super::Unpack;
-use super::dot::sdot_lane;
+use super::dot::{in_fine_steps, sdot_lane};
 use super::gemm::{HALF, Half, Layout, by_span, groups, operands};
-use crate::kernels::activations::COARSE;
 use crate::kernels::formats::GROUP;
 use crate::kernels::panel::{Batch, MultiplyFn, Panel, Target};
 
@@ -103,7 +102,7 @@ unsafe fn tile<const SPAN: usize, const OFFSET: bool, const FINE: bool, const T:
             }
             if FINE {
                 for dots in dots.as_flattened_mut() {
-                    *dots = vshlq_n_s32::<{ COARSE.trailing_zeros() as i32 }>(*dots);
+                    *dots = in_fine_steps(*dots);
                 }
             }
             for group in 0..if FINE { groups } else { 0 } {

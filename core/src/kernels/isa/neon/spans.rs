@@ -7,7 +7,7 @@ use std::arch::aarch64::*;
 
 use super::half::{half_word, widen, word};
 use super::unpack::{RUN, Scales, Unpack};
-use crate::kernels::activations::{COARSE, Row};
+use crate::kernels::activations::Row;
 
 /// Runs taken together.
 pub const STEP: usize = 4;
@@ -142,13 +142,6 @@ impl Sums {
     pub fn total(self) -> f32 {
         vaddvq_f32(vaddq_f32(self.products, self.offsets))
     }
-}
-
-/// What sums of the coarse plane are in fine steps.
-#[inline]
-#[target_feature(enable = "neon")]
-pub fn coarse_steps(sums: int32x4_t) -> int32x4_t {
-    vshlq_n_s32::<{ COARSE.trailing_zeros() as i32 }>(sums)
 }
 
 /// Numbers at even places, and at odd ones.

@@ -73,9 +73,10 @@ pub trait Unpack: Format {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
 pub unsafe fn weigh<F: Unpack>(p: *const u8, x: &Row<'_>, at: usize, keep: __mmask16, sum: &mut __m512) -> __m512 {
-    // SAFETY: the caller's promises.
-    let (numbers, load) = unsafe { (F::numbers(p), |x: &[f32], at: usize| _mm512_loadu_ps(x.as_ptr().add(at))) };
-    match numbers {
+    // SAFETY: the caller promises 256 activations from `at` on, which have eight pairs.
+    let load = |x: &[f32], at: usize| unsafe { _mm512_loadu_ps(x.as_ptr().add(at)) };
+    // SAFETY: the caller promises a whole step.
+    match unsafe { F::numbers(p) } {
         // Both of a pair are multiplied at once, and what belongs to the rows' numbers alone is computed once for all rows.
         Numbers::Pairs(pairs) => {
             let x = load(x.pairs, at / 8);
