@@ -1,11 +1,12 @@
-//! Attention of one layer over the KV cache: a prompt in batches, and one row at a long context.
+//! Attention of one layer over the KV cache: a prompt in batches, in f32 and as beside this CPU's fastest kernels, and one row at
+//! a long context.
 //!
 //! Throughput is multiply-adds a second for prompts, bytes of the cache a second for one row.
 
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use timbre::kernels::Pool;
+use timbre::kernels::{Pool, Tier, detected_tiers};
 use timbre::model::blocks::{AttentionScratch, Heads, Turn, Window};
 use timbre::model::{KvLayer, KvType, Scratch};
 use timbre_benches::noise;
@@ -32,25 +33,29 @@ fn attention(c: &mut Criterion) {
         for kv in [KvType::F16, KvType::Q8_0] {
             for threads in THREADS {
                 let pool = Pool::new(threads).unwrap();
-                let mut scratch = AttentionScratch::new([heads].into_iter(), threads);
+                let scratch = |tier| AttentionScratch::new([heads].into_iter(), threads, tier);
                 // All of it, so that any prompt of it can be read.
                 let mut layer = KvLayer::new(kv, &Heads { window: Window::Full, ..heads }, CONTEXT).unwrap();
-                heads.store(&pool, &mut layer, 0, &k, &v, Turn::default(), &scratch);
+                heads.store(&pool, &mut layer, 0, &k, &v, Turn::default(), &scratch(Tier::Scalar));
                 let mut out = vec![0.0; q.len()];
 
-                let mut group = c.benchmark_group(format!("attention/prompt-{PROMPT}/{threads}"));
-                group.throughput(Throughput::Elements((PROMPT * (PROMPT + 1) * heads.q_len()) as u64));
-                group.bench_function(BenchmarkId::new(shape, kv), |b| {
-                    b.iter(|| {
-                        let batch = Scratch::DEFAULT_BATCH * heads.q_len();
-                        for (i, (q, out)) in q.chunks(batch).zip(out.chunks_mut(batch)).enumerate() {
-                            let start = i * Scratch::DEFAULT_BATCH;
-                            heads.attend(&pool, &layer, start, black_box(q), Turn::default(), out, &mut scratch);
-                        }
+                for tier in [Some(Tier::Scalar), detected_tiers().pop()].into_iter().flatten() {
+                    let mut scratch = scratch(tier);
+                    let mut group = c.benchmark_group(format!("attention/prompt-{PROMPT}/{threads}/{tier}"));
+                    group.throughput(Throughput::Elements((PROMPT * (PROMPT + 1) * heads.q_len()) as u64));
+                    group.bench_function(BenchmarkId::new(shape, kv), |b| {
+                        b.iter(|| {
+                            let batch = Scratch::DEFAULT_BATCH * heads.q_len();
+                            for (i, (q, out)) in q.chunks(batch).zip(out.chunks_mut(batch)).enumerate() {
+                                let start = i * Scratch::DEFAULT_BATCH;
+                                heads.attend(&pool, &layer, start, black_box(q), Turn::default(), out, &mut scratch);
+                            }
+                        });
                     });
-                });
-                group.finish();
+                    group.finish();
+                }
 
+                let mut scratch = scratch(Tier::Scalar);
                 let mut group = c.benchmark_group(format!("attention/row-at-{CONTEXT}/{threads}"));
                 let seen = match heads.window {
                     Window::Full => CONTEXT,

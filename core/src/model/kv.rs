@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use crate::kernels::Aligned;
+use crate::kernels::attention::pairs::PairTile;
 use crate::kernels::attention::{BLOCK, CacheFormat, Keys, Q8_GROUP, Values, store_key, store_value};
 use crate::kernels::prefetch;
 
@@ -205,6 +206,12 @@ impl KvLayer {
     /// Bytes reserved, in whole blocks.
     pub fn bytes(&self) -> usize {
         size_of_val(&*self.k.words) + size_of_val(&*self.v.words)
+    }
+
+    /// Whether a tile can be taken as pairs of integers.
+    pub(super) fn takes_pairs(&self) -> bool {
+        let PlaneLayout { format, dim, .. } = self.k.layout;
+        PairTile::takes(format, dim)
     }
 
     /// One head's keys from `position`, a multiple of [`BLOCK`], on.

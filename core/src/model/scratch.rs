@@ -64,7 +64,7 @@ impl Scratch {
             vocab: decoder.vocab,
             activations: Activations::with_capacity(compute, batch, widest),
             changes: ChangeScratch::new(decoder, transforms, workers),
-            attention: AttentionScratch::new(decoder.layers.iter().map(|l| l.attention.heads), workers),
+            attention: AttentionScratch::new(decoder.layers.iter().map(|l| l.attention.heads), workers, compute.tier()),
         }
     }
 

@@ -22,6 +22,7 @@ pub(in crate::kernels) trait Sums: Copy {
 /// Of every function: the CPU has the instruction set, and pointers cover 16 elements, aligned or not.
 pub(in crate::kernels) trait Lanes: Sums {
     unsafe fn mul(self, b: Self) -> Self;
+    unsafe fn add(self, b: Self) -> Self;
     unsafe fn load_f16(at: *const f16) -> Self;
     unsafe fn store_f16(self, at: *mut f16);
     unsafe fn load_i8(at: *const i8) -> Self;
@@ -69,6 +70,13 @@ impl Lanes for Portable {
         self
     }
     #[inline(always)]
+    unsafe fn add(mut self, b: Self) -> Self {
+        for i in 0..16 {
+            self.0[i] += b.0[i];
+        }
+        self
+    }
+    #[inline(always)]
     unsafe fn load_f16(at: *const f16) -> Self {
         // SAFETY: the caller's promise.
         let halves = unsafe { at.cast::<[f16; 16]>().read_unaligned() };
@@ -107,7 +115,7 @@ mod x86 {
 
     /// Needs AVX-512F.
     #[derive(Clone, Copy)]
-    pub(in crate::kernels) struct Avx512(__m512);
+    pub(in crate::kernels) struct Avx512(pub(in crate::kernels::attention) __m512);
 
     // The intrinsics are inlined once these functions are, into callers compiled for the instruction set.
     impl Sums for Avx512 {
@@ -138,6 +146,11 @@ mod x86 {
         unsafe fn mul(self, b: Self) -> Self {
             // SAFETY: as above.
             Self(unsafe { _mm512_mul_ps(self.0, b.0) })
+        }
+        #[inline(always)]
+        unsafe fn add(self, b: Self) -> Self {
+            // SAFETY: as above.
+            Self(unsafe { _mm512_add_ps(self.0, b.0) })
         }
         #[inline(always)]
         unsafe fn load_f16(at: *const f16) -> Self {
@@ -194,7 +207,10 @@ mod x86 {
 
     /// Needs AVX2, FMA and F16C.
     #[derive(Clone, Copy)]
-    pub(in crate::kernels) struct Avx2(__m256, __m256);
+    pub(in crate::kernels) struct Avx2(
+        pub(in crate::kernels::attention) __m256,
+        pub(in crate::kernels::attention) __m256,
+    );
 
     impl Sums for Avx2 {
         #[inline(always)]
@@ -228,6 +244,11 @@ mod x86 {
         unsafe fn mul(self, b: Self) -> Self {
             // SAFETY: as above.
             unsafe { Self(_mm256_mul_ps(self.0, b.0), _mm256_mul_ps(self.1, b.1)) }
+        }
+        #[inline(always)]
+        unsafe fn add(self, b: Self) -> Self {
+            // SAFETY: as above.
+            unsafe { Self(_mm256_add_ps(self.0, b.0), _mm256_add_ps(self.1, b.1)) }
         }
         #[inline(always)]
         unsafe fn load_f16(at: *const f16) -> Self {
@@ -332,6 +353,14 @@ mod arm {
             for i in 0..4 {
                 // SAFETY: as above.
                 self.0[i] = unsafe { vmulq_f32(self.0[i], b.0[i]) };
+            }
+            self
+        }
+        #[inline(always)]
+        unsafe fn add(mut self, b: Self) -> Self {
+            for i in 0..4 {
+                // SAFETY: as above.
+                self.0[i] = unsafe { vaddq_f32(self.0[i], b.0[i]) };
             }
             self
         }

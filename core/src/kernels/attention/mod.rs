@@ -10,9 +10,11 @@
 #![allow(clippy::needless_range_loop)]
 
 pub(super) mod lanes;
+pub mod pairs;
 mod panels;
 mod product;
 mod softmax;
+mod source;
 mod store;
 
 pub use lanes::f16_from_f32;

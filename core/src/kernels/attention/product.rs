@@ -2,13 +2,12 @@
 
 use std::ops::Range;
 
-use half::f16;
-
 use super::TILE;
 use super::lanes::Lanes;
 #[cfg(not(target_arch = "aarch64"))]
 use super::lanes::Portable;
-use super::panels::{BLOCK, CacheFormat, Keys, Q8_GROUP, Values};
+use super::panels::{BLOCK, Keys, Values};
+use super::source::{Source, Visitor};
 use crate::kernels::prefetch::ask;
 
 #[cfg(target_arch = "aarch64")]
@@ -49,19 +48,7 @@ fn scores_with(set: Set, q: &[f32], keys: &Keys<'_>, blocks: Range<usize>, out: 
         keep: None,
         ahead,
     };
-    let base = keys.words.as_ptr();
-    match keys.format {
-        CacheFormat::F32 => {
-            product.run(set, Plain { base, record: dim, next_record: 0, row: BLOCK, panel: keys.stride });
-        }
-        CacheFormat::F16 => {
-            let base = base.cast::<f16>();
-            product.run(set, Plain { base, record: dim, next_record: 0, row: BLOCK, panel: 2 * keys.stride });
-        }
-        CacheFormat::Q8 => {
-            product.run(set, Q8Keys { base: base.cast(), dim, panel: 4 * keys.stride });
-        }
-    }
+    keys.visit(Run { set, product });
 }
 
 /// out\[m\] = keep\[m\] · out\[m\] + Σ p\[m, t\] · v\[t\] over `positions` t, counted from the tile's first. `p` is M × [`TILE`], `out` M × dim,
@@ -105,18 +92,18 @@ fn mix_with(
         keep: Some(keep.as_ptr()),
         ahead,
     };
-    let base = values.words.as_ptr();
-    match values.format {
-        CacheFormat::F32 => {
-            product.run(set, Plain { base, record: BLOCK, next_record: values.stride, row: dim, panel: BLOCK });
-        }
-        CacheFormat::F16 => {
-            let base = base.cast::<f16>();
-            product.run(set, Plain { base, record: BLOCK, next_record: 2 * values.stride, row: dim, panel: BLOCK });
-        }
-        CacheFormat::Q8 => {
-            product.run(set, Q8Values { base: base.cast(), dim, next_record: 4 * values.stride });
-        }
+    values.visit(Run { set, product });
+}
+
+/// A product that waits for its B.
+struct Run {
+    set: Set,
+    product: Product,
+}
+
+impl Visitor for Run {
+    fn visit<S: Source>(self, source: S) {
+        self.set.run(&Sourced { product: self.product, source });
     }
 }
 
@@ -135,193 +122,86 @@ struct Product {
     ahead: isize,
 }
 
-/// B: rows of panels of 16 lanes.
-///
-/// # Safety
-/// Of every function: row and panel lie in B, and the CPU has the lanes' instruction set.
-trait Source: Copy {
-    /// Consecutive rows, from a multiple of this on, that lie at equal distances and share a scale.
-    fn run_length(self) -> usize;
-    /// The scale of a run of rows.
-    unsafe fn scale<L: Lanes>(self, row: usize, panel: usize) -> L;
-    unsafe fn load<L: Lanes>(self, row: usize, panel: usize, scale: L) -> L;
-    /// Where a row of a panel is.
-    fn address(self, row: usize, panel: usize) -> *const u8;
+/// A product that is computed a few rows of A by a few panels of B at a time, with lanes of kind L.
+pub(super) trait Tiled<L> {
+    /// Rows of A.
+    fn rows(&self) -> usize;
+    /// Panels of B.
+    fn panels(&self) -> Range<usize>;
+    /// `M` rows of A times `P` panels of B.
+    ///
+    /// # Safety
+    /// The CPU has the lanes' instruction set, rows and panels lie in the product's.
+    unsafe fn block<const M: usize, const P: usize>(&self, row: usize, panel: usize);
 }
 
-/// Numbers as they are.
-trait Element: Copy {
-    unsafe fn load<L: Lanes>(at: *const Self) -> L;
-}
-
-impl Element for f32 {
-    #[inline(always)]
-    unsafe fn load<L: Lanes>(at: *const Self) -> L {
-        // SAFETY: the caller's promise.
-        unsafe { L::load(at) }
-    }
-}
-
-impl Element for f16 {
-    #[inline(always)]
-    unsafe fn load<L: Lanes>(at: *const Self) -> L {
-        // SAFETY: the caller's promise.
-        unsafe { L::load_f16(at) }
-    }
-}
-
-/// Keys or values without scales. Distances are in elements: records of `record` rows lie `next_record` apart.
-#[derive(Clone, Copy)]
-struct Plain<E> {
-    base: *const E,
-    record: usize,
-    next_record: usize,
-    row: usize,
-    panel: usize,
-}
-
-impl<E: Element> Source for Plain<E> {
-    #[inline(always)]
-    fn run_length(self) -> usize {
-        self.record
-    }
-    #[inline(always)]
-    unsafe fn scale<L: Lanes>(self, _: usize, _: usize) -> L {
-        // SAFETY: the caller's promise.
-        unsafe { L::splat(1.0) }
-    }
-    #[inline(always)]
-    unsafe fn load<L: Lanes>(self, row: usize, panel: usize, _: L) -> L {
-        // SAFETY: the row and the panel lie in B.
-        unsafe { E::load(self.address(row, panel).cast()) }
-    }
-    #[inline(always)]
-    fn address(self, row: usize, panel: usize) -> *const u8 {
-        let at = row / self.record * self.next_record + row % self.record * self.row + panel * self.panel;
-        self.base.wrapping_add(at).cast()
-    }
-}
-
-/// Keys in bytes: a panel is a record, its scales one a group of rows and lane. Distances are in bytes.
-#[derive(Clone, Copy)]
-struct Q8Keys {
-    base: *const i8,
-    dim: usize,
-    panel: usize,
-}
-
-impl Source for Q8Keys {
-    #[inline(always)]
-    fn run_length(self) -> usize {
-        Q8_GROUP
-    }
-    #[inline(always)]
-    unsafe fn scale<L: Lanes>(self, row: usize, panel: usize) -> L {
-        let at = panel * self.panel + self.dim * BLOCK + row / Q8_GROUP * BLOCK * 2;
-        // SAFETY: the scales of the record follow its bytes.
-        unsafe { L::load_f16(self.base.add(at).cast()) }
-    }
-    #[inline(always)]
-    unsafe fn load<L: Lanes>(self, row: usize, panel: usize, scale: L) -> L {
-        // SAFETY: the row and the panel lie in B.
-        unsafe { L::load_i8(self.address(row, panel).cast()).mul(scale) }
-    }
-    #[inline(always)]
-    fn address(self, row: usize, panel: usize) -> *const u8 {
-        self.base.wrapping_add(panel * self.panel + row * BLOCK).cast()
-    }
-}
-
-/// Values in bytes: the scales one a row and two panels. Distances are in bytes.
-#[derive(Clone, Copy)]
-struct Q8Values {
-    base: *const i8,
-    dim: usize,
-    next_record: usize,
-}
-
-impl Source for Q8Values {
-    #[inline(always)]
-    fn run_length(self) -> usize {
-        1
-    }
-    #[inline(always)]
-    unsafe fn scale<L: Lanes>(self, row: usize, panel: usize) -> L {
-        let group = row % BLOCK * (self.dim / Q8_GROUP) + panel * BLOCK / Q8_GROUP;
-        let at = row / BLOCK * self.next_record + self.dim * BLOCK + group * 2;
-        // SAFETY: the scales of the record follow its bytes.
-        unsafe { L::splat_f16(self.base.add(at).cast()) }
-    }
-    #[inline(always)]
-    unsafe fn load<L: Lanes>(self, row: usize, panel: usize, scale: L) -> L {
-        // SAFETY: the row and the panel lie in B.
-        unsafe { L::load_i8(self.address(row, panel).cast()).mul(scale) }
-    }
-    #[inline(always)]
-    fn address(self, row: usize, panel: usize) -> *const u8 {
-        self.base.wrapping_add(row / BLOCK * self.next_record + row % BLOCK * self.dim + panel * BLOCK).cast()
-    }
-}
-
-/// `M` rows of A times `P` panels of B.
-///
-/// # Safety
-/// The CPU has the lanes' instruction set, rows and panels lie in the product's.
-#[inline(always)]
-unsafe fn block_body<L: Lanes, S: Source, const M: usize, const P: usize>(
-    product: &Product,
+/// A product and its B.
+struct Sourced<S> {
+    product: Product,
     source: S,
-    row: usize,
-    panel: usize,
-) {
-    // SAFETY: the caller's promise, and the product's about its pointers.
-    unsafe {
-        let out = product.out.add(row * product.out_stride + panel * BLOCK);
-        let mut sums = [[L::splat(0.0); P]; M];
-        if let Some(keep) = product.keep {
-            for m in 0..M {
-                let keep = L::splat(*keep.add(row + m));
-                for p in 0..P {
-                    sums[m][p] = L::load(out.add(m * product.out_stride + p * BLOCK)).mul(keep);
-                }
-            }
-        }
-        let a = product.a.add(row * product.a_stride);
-        let mut k = product.depth.start;
-        while k < product.depth.end {
-            let run_end = (k - k % source.run_length() + source.run_length()).min(product.depth.end);
-            let mut scales = [L::splat(0.0); P];
-            for p in 0..P {
-                scales[p] = source.scale(k, panel + p);
-            }
-            for k in k..run_end {
-                let mut b = [L::splat(0.0); P];
-                for p in 0..P {
-                    b[p] = source.load(k, panel + p, scales[p]);
-                }
-                if product.ahead != 0 {
-                    for p in 0..P {
-                        ask(source.address(k, panel + p).wrapping_offset(product.ahead));
-                    }
-                }
+}
+
+impl<L: Lanes, S: Source> Tiled<L> for Sourced<S> {
+    fn rows(&self) -> usize {
+        self.product.rows
+    }
+
+    fn panels(&self) -> Range<usize> {
+        self.product.panels.clone()
+    }
+
+    #[inline(always)]
+    unsafe fn block<const M: usize, const P: usize>(&self, row: usize, panel: usize) {
+        let Self { product, source } = self;
+        // SAFETY: the caller's promise, and the product's about its pointers.
+        unsafe {
+            let out = product.out.add(row * product.out_stride + panel * BLOCK);
+            let mut sums = [[L::splat(0.0); P]; M];
+            if let Some(keep) = product.keep {
                 for m in 0..M {
-                    let x = L::splat(*a.add(m * product.a_stride + k));
+                    let keep = L::splat(*keep.add(row + m));
                     for p in 0..P {
-                        sums[m][p] = x.mul_add(b[p], sums[m][p]);
+                        sums[m][p] = L::load(out.add(m * product.out_stride + p * BLOCK)).mul(keep);
                     }
                 }
             }
-            k = run_end;
-        }
-        for m in 0..M {
-            for p in 0..P {
-                sums[m][p].store(out.add(m * product.out_stride + p * BLOCK));
+            let a = product.a.add(row * product.a_stride);
+            let mut k = product.depth.start;
+            while k < product.depth.end {
+                let run_end = (k - k % source.run_length() + source.run_length()).min(product.depth.end);
+                let mut scales = [L::splat(0.0); P];
+                for p in 0..P {
+                    scales[p] = source.scale(k, panel + p);
+                }
+                for k in k..run_end {
+                    let mut b = [L::splat(0.0); P];
+                    for p in 0..P {
+                        b[p] = source.load(k, panel + p, scales[p]);
+                    }
+                    if product.ahead != 0 {
+                        for p in 0..P {
+                            ask(source.address(k, panel + p).wrapping_offset(product.ahead));
+                        }
+                    }
+                    for m in 0..M {
+                        let x = L::splat(*a.add(m * product.a_stride + k));
+                        for p in 0..P {
+                            sums[m][p] = x.mul_add(b[p], sums[m][p]);
+                        }
+                    }
+                }
+                k = run_end;
+            }
+            for m in 0..M {
+                for p in 0..P {
+                    sums[m][p].store(out.add(m * product.out_stride + p * BLOCK));
+                }
             }
         }
     }
 }
 
-/// A product compiled for one instruction set, `$panels` panels at a time.
+/// Products compiled for one instruction set, `$panels` panels at a time.
 macro_rules! compiled {
     ($name:ident, $lanes:ty, $panels:literal $(, $features:literal)?) => {
         mod $name {
@@ -329,17 +209,17 @@ macro_rules! compiled {
 
             /// # Safety
             /// The CPU has the instruction set.
-            pub(super) unsafe fn product<S: Source>(product: &Product, source: S) {
+            pub(super) unsafe fn product<T: Tiled<$lanes>>(product: &T) {
                 let mut row = 0;
-                while row < product.rows {
+                while row < product.rows() {
                     // SAFETY: the caller's promise; the rows lie in the product.
                     row += unsafe {
-                        match product.rows - row {
-                            1 => rows::<S, 1>(product, source, row),
-                            2 => rows::<S, 2>(product, source, row),
-                            3 => rows::<S, 3>(product, source, row),
-                            4 | 5 => rows::<S, 4>(product, source, row),
-                            _ => rows::<S, 6>(product, source, row),
+                        match product.rows() - row {
+                            1 => rows::<T, 1>(product, row),
+                            2 => rows::<T, 2>(product, row),
+                            3 => rows::<T, 3>(product, row),
+                            4 | 5 => rows::<T, 4>(product, row),
+                            _ => rows::<T, 6>(product, row),
                         }
                     };
                 }
@@ -347,17 +227,17 @@ macro_rules! compiled {
 
             /// # Safety
             /// As [`product`]; `M` rows from `row` on lie in it.
-            unsafe fn rows<S: Source, const M: usize>(product: &Product, source: S, row: usize) -> usize {
-                let Range { start, end } = product.panels;
+            unsafe fn rows<T: Tiled<$lanes>, const M: usize>(product: &T, row: usize) -> usize {
+                let Range { start, end } = product.panels();
                 let mut panel = start;
                 // SAFETY: the caller's promise; the panels lie in the product.
                 unsafe {
                     while end.saturating_sub(panel) >= $panels {
-                        block::<S, M, $panels>(product, source, row, panel);
+                        block::<T, M, $panels>(product, row, panel);
                         panel += $panels;
                     }
                     while panel < end {
-                        block::<S, M, 1>(product, source, row, panel);
+                        block::<T, M, 1>(product, row, panel);
                         panel += 1;
                     }
                 }
@@ -365,20 +245,16 @@ macro_rules! compiled {
             }
 
             /// # Safety
-            /// As [`block_body`].
+            /// As [`Tiled::block`].
             $(#[target_feature(enable = $features)])?
-            unsafe fn block<S: Source, const M: usize, const P: usize>(
-                product: &Product,
-                source: S,
-                row: usize,
-                panel: usize,
-            ) {
+            unsafe fn block<T: Tiled<$lanes>, const M: usize, const P: usize>(product: &T, row: usize, panel: usize) {
                 // SAFETY: the caller's promise.
-                unsafe { block_body::<$lanes, S, M, P>(product, source, row, panel) }
+                unsafe { product.block::<M, P>(row, panel) }
             }
         }
     };
 }
+pub(super) use compiled;
 
 #[cfg(target_arch = "x86_64")]
 compiled!(avx512, Avx512, 4, "avx512f,avx2,fma,f16c");
@@ -421,22 +297,20 @@ impl Set {
         #[cfg(not(target_arch = "aarch64"))]
         Self::Portable
     }
-}
 
-impl Product {
-    /// Computes the product with an instruction set that [`Set::detect`] found, or a narrower one.
-    fn run<S: Source>(&self, set: Set, source: S) {
+    /// Computes the product; the set is one that [`detect`](Self::detect) found, or a narrower one.
+    fn run<S: Source>(self, product: &Sourced<S>) {
         // SAFETY: the CPU has the instruction set; both callers checked the ranges.
         unsafe {
-            match set {
+            match self {
                 #[cfg(not(target_arch = "aarch64"))]
-                Set::Portable => portable::product(self, source),
+                Self::Portable => portable::product(product),
                 #[cfg(target_arch = "x86_64")]
-                Set::Avx2 => avx2::product(self, source),
+                Self::Avx2 => avx2::product(product),
                 #[cfg(target_arch = "x86_64")]
-                Set::Avx512 => avx512::product(self, source),
+                Self::Avx512 => avx512::product(product),
                 #[cfg(target_arch = "aarch64")]
-                Set::Neon => neon::product(self, source),
+                Self::Neon => neon::product(product),
             }
         }
     }
@@ -445,7 +319,7 @@ impl Product {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::attention::{store_key, store_value};
+    use crate::kernels::attention::{CacheFormat, store_key, store_value};
 
     const DIM: usize = 96;
     const RECORDS: usize = 3;

@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use super::TILE;
+use super::pairs::Rounded;
+use super::{MAX_ROWS, TILE};
 use crate::kernels::vector::{LANES, exp_lane};
 use crate::kernels::vectors::{MOST, Vector, Vectorised, exp, vectorised};
 
@@ -31,32 +32,37 @@ const fn edge(before: f32, after: f32) -> [f32; 2 * TILE] {
     edge
 }
 
-/// Folds a tile's scores into running softmaxes, a row of [`TILE`] each: scores become weights relative to the new maximum,
-/// those outside `visible` 0. What was mixed so far is to be multiplied by `keep`.
+/// Folds a tile's scores into running softmaxes, a row of [`TILE`] each and at most [`MAX_ROWS`]: scores become weights relative to the new
+/// maximum, those outside `visible` 0. What was mixed so far is to be multiplied by `keep`. The weights are also `rounded`, if
+/// that is wanted.
 ///
 /// # Panics
-/// If there are fewer tiles or softmaxes than ranges in `visible`, or one of these ends beyond a tile.
-pub fn fold_tile(scores: &mut [f32], visible: &[Range<usize>], running: &mut [Running], keep: &mut [f32]) {
-    // As many rows at a time as one vector has factors of.
-    let rows = scores.chunks_mut(LANES * TILE).zip(visible.chunks(LANES));
-    for ((scores, visible), (running, keep)) in rows.zip(running.chunks_mut(LANES).zip(keep.chunks_mut(LANES))) {
-        vectorised(Fold { tiles: scores.as_chunks_mut().0, visible, running, keep });
-    }
+/// If there are fewer tiles or softmaxes than ranges in `visible`, one of these ends beyond a tile, or they are too many.
+pub fn fold_tile(
+    scores: &mut [f32],
+    visible: &[Range<usize>],
+    running: &mut [Running],
+    keep: &mut [f32],
+    rounded: Option<Rounded<'_>>,
+) {
+    assert!(visible.len() <= MAX_ROWS, "{} rows", visible.len());
+    vectorised(Fold { tiles: scores.as_chunks_mut().0, visible, running, keep, rounded });
 }
 
-/// Up to [`LANES`] rows. By hand over vectors, because compilers make single additions and comparisons of the sums and maxima across a row,
+/// By hand over vectors, because compilers make single additions and comparisons of the sums and maxima across a row,
 /// three times what the exponentials take.
 struct Fold<'a> {
     tiles: &'a mut [[f32; TILE]],
     visible: &'a [Range<usize>],
     running: &'a mut [Running],
     keep: &'a mut [f32],
+    rounded: Option<Rounded<'a>>,
 }
 
 impl Vectorised for Fold<'_> {
     #[inline(always)]
     fn run<V: Vector>(self) {
-        let Self { tiles, visible, running, keep } = self;
+        let Self { tiles, visible, running, keep, mut rounded } = self;
         let rows = || visible.iter().enumerate().filter(|(_, visible)| !visible.is_empty());
         let mut factors = [0.0; LANES];
         for (row, visible) in rows() {
@@ -81,11 +87,18 @@ impl Vectorised for Fold<'_> {
             if *visible != (0..TILE) {
                 confine::<V>(tile, visible, 0.0);
             }
-            running.sum = running.sum * factors[row] + across::<V, false>(tile).total();
+            let sum = across::<V, false>(tile).total();
+            running.sum = running.sum * factors[row] + sum;
+            if let Some(rounded) = &mut rounded {
+                rounded.round::<V>(row, tile, sum, visible.end - 1);
+            }
         }
         for (row, (tile, keep)) in tiles.iter_mut().zip(keep).enumerate() {
             if visible[row].is_empty() {
                 *tile = [0.0; TILE];
+                if let Some(rounded) = &mut rounded {
+                    rounded.clear(row);
+                }
             }
             // e⁰ where nothing was seen.
             *keep = factors[row];
@@ -172,7 +185,11 @@ mod tests {
                 .map(|at| if seen(at / TILE, at % TILE) { of(at / TILE, at % TILE) } else { f32::NAN })
                 .collect();
             let mut keep = vec![f32::NAN; rows];
-            fold_tile(&mut scores, &visible, &mut running, &mut keep);
+            let groups = scores.chunks_mut(MAX_ROWS * TILE).zip(visible.chunks(MAX_ROWS));
+            let states = running.chunks_mut(MAX_ROWS).zip(keep.chunks_mut(MAX_ROWS));
+            for ((scores, visible), (running, keep)) in groups.zip(states) {
+                fold_tile(scores, visible, running, keep, None);
+            }
             for row in 0..rows {
                 let (before, sum) = expected[row];
                 let max = visible[row].clone().map(|i| f64::from(of(row, i))).fold(before, f64::max);
@@ -197,7 +214,7 @@ mod tests {
         for visible in [0..TILE, 3..40] {
             let (mut scores, mut running, mut keep) = ([0.5; TILE], [Running::EMPTY], [0.0]);
             scores[17] = f32::NAN;
-            fold_tile(&mut scores, std::slice::from_ref(&visible), &mut running, &mut keep);
+            fold_tile(&mut scores, std::slice::from_ref(&visible), &mut running, &mut keep, None);
             assert!(!running[0].sum.is_finite(), "{visible:?}: {running:?}");
         }
     }

@@ -37,6 +37,12 @@ pub trait Vector: Copy {
     /// If there is no room for them.
     fn store(self, to: &mut [f32; 16], start: usize);
 
+    /// Puts the low 16 bits of the numbers to `start` and on.
+    ///
+    /// # Panics
+    /// If there is no room for them.
+    fn store_low_halves(self, to: &mut [i16; 16], start: usize);
+
     /// `self + b`.
     fn add(self, b: Self) -> Self;
 

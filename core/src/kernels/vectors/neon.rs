@@ -28,6 +28,12 @@ impl Vector for Neon {
         unsafe { vst1q_f32(to.as_mut_ptr(), self.0) }
     }
     #[inline(always)]
+    fn store_low_halves(self, to: &mut [i16; 16], start: usize) {
+        let to = &mut to[start..start + 4];
+        // SAFETY: as in `splat`; the slice has as many elements.
+        unsafe { vst1_s16(to.as_mut_ptr(), vmovn_s32(vreinterpretq_s32_f32(self.0))) }
+    }
+    #[inline(always)]
     fn add(self, b: Self) -> Self {
         // SAFETY: as in `splat`.
         Self(unsafe { vaddq_f32(self.0, b.0) })

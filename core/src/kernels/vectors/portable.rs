@@ -28,6 +28,10 @@ impl Vector for Portable {
         to[start..start + 4].copy_from_slice(&self.0);
     }
     #[inline(always)]
+    fn store_low_halves(self, to: &mut [i16; 16], start: usize) {
+        to[start..start + 4].copy_from_slice(&self.0.map(|x| x.to_bits() as i16));
+    }
+    #[inline(always)]
     fn add(self, b: Self) -> Self {
         Self::each(|i| self.0[i] + b.0[i])
     }

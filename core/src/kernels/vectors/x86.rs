@@ -15,7 +15,7 @@ pub(super) struct Avx2(__m256);
 // The intrinsics are inlined once these functions are, into callers compiled for the instruction set.
 macro_rules! vector {
     ($name:ident, $width:literal, $splat:ident, $load:ident, $store:ident, $add:ident, $sub:ident, $mul:ident, $mul_add:ident, $mul_sub:ident, $neg_mul_add:ident, $max:ident, $min:ident,
-     $bits:ident, $number:ident, $add_bits:ident, $splat_bits:ident, $shift:ident, $total:ident, $largest:ident) => {
+     $bits:ident, $number:ident, $add_bits:ident, $splat_bits:ident, $shift:ident, $low_halves:ident, $total:ident, $largest:ident) => {
         impl Vector for $name {
             const WIDTH: usize = $width;
 
@@ -35,6 +35,12 @@ macro_rules! vector {
                 let to = &mut to[start..start + $width];
                 // SAFETY: as above; the slice has as many elements.
                 unsafe { $store(to.as_mut_ptr(), self.0) }
+            }
+            #[inline(always)]
+            fn store_low_halves(self, to: &mut [i16; 16], start: usize) {
+                let to = &mut to[start..start + $width];
+                // SAFETY: as above; the slice has as many elements.
+                unsafe { $low_halves(to.as_mut_ptr(), $bits(self.0)) }
             }
             #[inline(always)]
             fn add(self, b: Self) -> Self {
@@ -114,6 +120,7 @@ vector!(
     _mm512_add_epi32,
     _mm512_set1_epi32,
     _mm512_slli_epi32,
+    low_halves_512,
     total_512,
     largest_512
 );
@@ -136,9 +143,30 @@ vector!(
     _mm256_add_epi32,
     _mm256_set1_epi32,
     _mm256_slli_epi32,
+    low_halves_256,
     total_256,
     largest_256
 );
+
+/// # Safety
+/// The CPU has AVX-512F, and there is room for 16.
+#[inline(always)]
+unsafe fn low_halves_512(to: *mut i16, x: __m512i) {
+    // SAFETY: the caller's promise.
+    unsafe { _mm256_storeu_si256(to.cast(), _mm512_cvtepi32_epi16(x)) }
+}
+
+/// # Safety
+/// The CPU has AVX2, and there is room for 8.
+#[inline(always)]
+unsafe fn low_halves_256(to: *mut i16, x: __m256i) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let low = _mm256_blend_epi16::<0xAA>(x, _mm256_setzero_si256());
+        let packed = _mm_packus_epi32(_mm256_castsi256_si128(low), _mm256_extracti128_si256::<1>(low));
+        _mm_storeu_si128(to.cast(), packed);
+    }
+}
 
 /// One number of a register, halves taken together until it is left.
 macro_rules! across {

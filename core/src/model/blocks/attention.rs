@@ -3,15 +3,17 @@
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::kernels::attention::pairs::{DEPTH, PairQueries, PairTile, PairWeights};
 use crate::kernels::attention::{BLOCK, MAX_ROWS, Running, TILE, fold_tile, merge, mix, scores};
-use crate::kernels::{Aligned, Pool, derivative, for_each_chunk, vector};
+use crate::kernels::{Aligned, Pool, Tier, derivative, for_each_chunk, vector};
 
-use super::super::Linear;
 use super::super::kv::{KvLayer, padded};
+use super::super::{Linear, Scratch};
 use super::{RmsNorm, Rope};
 
-/// Query rows of a batch handled by one task: a tile is read from the second-level cache once for all of them.
-const ROWS: usize = 16;
+/// Query rows of a batch handled by one task, for which a tile is read, and taken as integers, once: as many as leave every thread
+/// two tasks of a batch, within these.
+const ROWS: Range<usize> = 16..64;
 /// Consecutive positions of one stripe, a multiple of [`TILE`].
 const SPAN: usize = 2 * TILE;
 /// The positions are dealt to this many stripes, span by span. Each has its own running softmax, and they are merged in
@@ -19,6 +21,10 @@ const SPAN: usize = 2 * TILE;
 const STRIPES: usize = 8;
 /// Elements of keys and values below which one row's attention is not worth waking the pool for.
 const SMALL: usize = 1 << 13;
+
+/// Rows of a batch from which keys and values are taken as pairs of integers, where the CPU and the cache's format allow it: below,
+/// it takes longer than the products save.
+const PAIRED: usize = 16;
 
 /// How far back a layer sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,6 +129,8 @@ struct Rows<'a> {
     position: usize,
     /// Heads of one KV head, row after row.
     queries: &'a [f32],
+    /// The same as integers, where keys and values are taken as such.
+    paired: Option<PairQueries<'a>>,
     /// Whether keys and values are asked for ahead: one row meets each of them once and finds them in memory.
     expecting: bool,
 }
@@ -130,6 +138,8 @@ struct Rows<'a> {
 /// The buffers of attention.
 #[derive(Debug)]
 pub struct AttentionScratch {
+    /// Query rows of a batch handled by one task.
+    rows: usize,
     workers: Vec<Mutex<Worker>>,
     /// One row of queries.
     queries: Aligned,
@@ -150,27 +160,44 @@ struct Worker {
     /// ROWS · group each.
     part_running: Vec<Running>,
     total_running: Vec<Running>,
-    /// Scores: MAX_ROWS × TILE.
-    tile: Aligned,
+    /// The queries as integers.
+    integers: Aligned<i32>,
+    steps: Vec<f32>,
+    tile: TileScratch,
+}
+
+/// Buffers for one tile.
+#[derive(Debug)]
+struct TileScratch {
+    /// MAX_ROWS × TILE.
+    scores: Aligned,
+    /// Where the CPU multiplies integers faster.
+    pairs: Option<PairTile>,
+    weights: PairWeights,
 }
 
 impl AttentionScratch {
-    /// For any of `layers` on `workers` threads.
-    pub fn new(layers: impl Iterator<Item = Heads> + Clone, workers: usize) -> Self {
+    /// For any of `layers` on `workers` threads, beside the kernels of a tier: what rounds activations may round here as well.
+    pub fn new(layers: impl Iterator<Item = Heads> + Clone, workers: usize, tier: Tier) -> Self {
         let largest = |f: fn(&Heads) -> usize| layers.clone().map(|heads| f(&heads)).max().unwrap_or(0);
         let (dim, group) = (largest(|h| h.dim), largest(|h| h.group()));
+        let rows = (Scratch::DEFAULT_BATCH / (2 * workers)).clamp(ROWS.start, ROWS.end);
         let worker = || {
+            let pairs = PairTile::new(tier, dim);
             Mutex::new(Worker {
                 head: Aligned::new(dim),
-                queries: Aligned::new(ROWS * group * dim),
-                part: Aligned::new(ROWS * group * padded(dim)),
-                total: Aligned::new(ROWS * group * padded(dim)),
-                part_running: vec![Running::EMPTY; ROWS * group],
-                total_running: vec![Running::EMPTY; ROWS * group],
-                tile: Aligned::new(MAX_ROWS * TILE),
+                queries: Aligned::new(rows * group * dim),
+                part: Aligned::new(rows * group * padded(dim)),
+                total: Aligned::new(rows * group * padded(dim)),
+                part_running: vec![Running::EMPTY; rows * group],
+                total_running: vec![Running::EMPTY; rows * group],
+                integers: Aligned::new(if pairs.is_some() { rows * group * dim / 2 } else { 0 }),
+                steps: vec![0.0; rows * group * dim.div_ceil(DEPTH)],
+                tile: TileScratch { scores: Aligned::new(MAX_ROWS * TILE), pairs, weights: PairWeights::default() },
             })
         };
         Self {
+            rows,
             workers: (0..workers).map(|_| worker()).collect(),
             queries: Aligned::new(largest(|h| h.q_len())),
             parts: Aligned::new(largest(|h| STRIPES * h.kv * h.part_words())),
@@ -256,9 +283,11 @@ impl Heads {
             return;
         }
         let (dim, width, block) = (self.dim, self.q_len(), self.group() * self.dim);
-        for_each_chunk(pool, [(out, ROWS * width)], |worker, index, [out]| {
-            let mut worker = lock(&scratch.workers[worker]);
-            let Worker { queries, part, total, part_running, total_running, tile, .. } = &mut *worker;
+        let paired = q.len() >= PAIRED * width && kv.takes_pairs();
+        let AttentionScratch { rows: most, workers, .. } = &*scratch;
+        for_each_chunk(pool, [(out, most * width)], |worker, index, [out]| {
+            let mut worker = lock(&workers[worker]);
+            let Worker { queries, part, total, part_running, total_running, integers, steps, tile, .. } = &mut *worker;
             let count = out.len() / width;
             let heads = count * self.group();
             let queries = &mut queries[..heads * dim];
@@ -266,13 +295,19 @@ impl Heads {
             let (part_running, total_running) = (&mut part_running[..heads], &mut total_running[..heads]);
             for head in 0..self.kv {
                 for (r, queries) in queries.chunks_exact_mut(block).enumerate() {
-                    let row = index * ROWS + r;
+                    let row = index * most + r;
                     self.turn_queries(turn, row, &q[row * width + head * block..][..block], queries);
                 }
                 total.fill(0.0);
                 total_running.fill(Running::EMPTY);
-                let position = start + index * ROWS;
-                let rows = Rows { position, queries, expecting: false };
+                let position = start + index * most;
+                let paired = (paired && tile.pairs.is_some()).then(|| {
+                    let integers = &mut integers[..heads * dim / 2];
+                    let steps = &mut steps[..heads * dim.div_ceil(DEPTH)];
+                    PairTile::queries(queries, dim, integers, steps);
+                    PairQueries { integers, steps }
+                });
+                let rows = Rows { position, queries, paired, expecting: false };
                 for stripe in self.stripes(position, count) {
                     self.fold_stripe(kv, (head, stripe), rows, part, part_running, tile, None);
                     let parts = part_running.iter().zip(part.chunks_exact(padded(dim)));
@@ -307,7 +342,7 @@ impl Heads {
     ) {
         let (group, dim, words) = (self.group(), self.dim, self.part_words());
         let block = group * dim;
-        let AttentionScratch { workers, queries, parts } = scratch;
+        let AttentionScratch { workers, queries, parts, .. } = scratch;
         let queries = &mut queries[..q.len()];
         self.turn_queries(turn, 0, q, queries);
         let stripes = self.stripes(position, 1);
@@ -321,7 +356,7 @@ impl Heads {
             let running = &mut part_running[..group];
             // Whoever has this task has most likely the next one too.
             let after = stripes.clone().nth((index + 1) / self.kv).map(|stripe| ((index + 1) % self.kv, stripe));
-            let rows = Rows { position, queries, expecting: true };
+            let rows = Rows { position, queries, paired: None, expecting: true };
             self.fold_stripe(kv, (head, stripe), rows, part, running, tile, after);
             for (end, running) in ends.as_chunks_mut::<2>().0.iter_mut().zip(running) {
                 *end = [running.max, running.sum];
@@ -377,7 +412,7 @@ impl Heads {
         rows: Rows<'_>,
         part: &mut [f32],
         running: &mut [Running],
-        scratch: &mut [f32],
+        scratch: &mut TileScratch,
         after: Option<(usize, usize)>,
     ) {
         part.fill(0.0);
@@ -407,22 +442,29 @@ impl Heads {
         &self,
         kv: &KvLayer,
         (head, from): (usize, usize),
-        Rows { position, queries, expecting }: Rows<'_>,
+        Rows { position, queries, paired, expecting }: Rows<'_>,
         part: &mut [f32],
         running: &mut [Running],
-        scratch: &mut [f32],
+        scratch: &mut TileScratch,
         next: Option<(usize, usize)>,
     ) {
         let (dim, group) = (self.dim, self.group());
         let (keys, values) = (kv.keys(head, from), kv.values(head, from));
         let next = next.filter(|_| expecting).map(|(head, from)| kv.keys(head, from));
+        let TileScratch { scores: scratch, pairs, weights } = scratch;
+        let within = |p: usize| p.clamp(from, from + TILE) - from;
+        let paired = pairs.as_mut().zip(paired);
+        let paired = paired.map(|(tile, queries)| {
+            let last = position + running.len().div_ceil(group);
+            tile.load(&keys, &values, within(self.window.first(position))..within(last));
+            (&*tile, queries)
+        });
         let queries = queries.chunks(MAX_ROWS * dim).zip(running.chunks_mut(MAX_ROWS));
         for (i, ((queries, running), part)) in queries.zip(part.chunks_mut(MAX_ROWS * padded(dim))).enumerate() {
             let rows = running.len();
             let mut visible = [const { 0..0 }; MAX_ROWS];
             for (m, visible) in visible[..rows].iter_mut().enumerate() {
                 let position = position + (i * MAX_ROWS + m) / group;
-                let within = |p: usize| p.clamp(from, from + TILE) - from;
                 *visible = within(self.window.first(position))..within(position + 1);
             }
             // Both ends move forward from row to row.
@@ -431,13 +473,23 @@ impl Heads {
                 continue;
             }
             let tile = &mut scratch[..rows * TILE];
-            scores(queries, &keys, any.start / BLOCK..any.end.div_ceil(BLOCK), tile, expecting.then_some(&values));
+            let blocks = any.start / BLOCK..any.end.div_ceil(BLOCK);
+            match paired {
+                Some((pairs, queries)) => {
+                    pairs.scores(dim, queries.rows(dim, i * MAX_ROWS..i * MAX_ROWS + rows), blocks, tile);
+                }
+                None => scores(queries, &keys, blocks, tile, expecting.then_some(&values)),
+            }
             if let Some(cap) = self.soft_cap {
                 vector::soft_cap(tile, cap);
             }
             let mut keep = [0.0; MAX_ROWS];
-            fold_tile(tile, &visible[..rows], running, &mut keep);
-            mix(tile, &values, any, &keep[..rows], part, next.as_ref());
+            let rounded = paired.map(|(pairs, _)| pairs.rounded(weights));
+            fold_tile(tile, &visible[..rows], running, &mut keep, rounded);
+            match paired {
+                Some((pairs, _)) => pairs.mix(dim, weights, any, &keep[..rows], part),
+                None => mix(tile, &values, any, &keep[..rows], part, next.as_ref()),
+            }
         }
     }
 
@@ -461,6 +513,9 @@ mod tests {
     use super::*;
     use crate::model::KvType;
     use crate::model::kv::KvCache;
+
+    /// What rounding to pairs of integers may change of mixtures of values up to 1.
+    const PAIR_ERROR: f64 = 1.5e-4;
 
     /// Deterministic values in −1..1.
     fn value(i: usize) -> f32 {
@@ -505,13 +560,13 @@ mod tests {
     fn cached(
         heads: &Heads,
         kv: KvType,
-        pool: &Pool,
+        (pool, tier): (&Pool, Tier),
         k: &[f32],
         v: &[f32],
         batches: &[usize],
     ) -> (KvCache, AttentionScratch) {
         let positions = k.len() / heads.kv_len();
-        let scratch = AttentionScratch::new([*heads].into_iter(), pool.threads());
+        let scratch = AttentionScratch::new([*heads].into_iter(), pool.threads(), tier);
         let mut cache = KvCache::new(kv, positions + 3, [*heads].into_iter()).unwrap();
         let mut start = 0;
         for rows in batches.iter().copied().chain([positions]) {
@@ -540,7 +595,7 @@ mod tests {
                         let k: Vec<f32> = (0..positions * heads.kv_len()).map(value).collect();
                         let v: Vec<f32> = (0..positions * heads.kv_len()).map(|i| value(i + 99_991)).collect();
                         let q: Vec<f32> = (0..rows * heads.q_len()).map(|i| value(i + 7_777) * 0.5).collect();
-                        let (cache, mut scratch) = cached(&heads, KvType::F32, &pool, &k, &v, &[start]);
+                        let (cache, mut scratch) = cached(&heads, KvType::F32, (&pool, Tier::Scalar), &k, &v, &[start]);
                         let mut out = vec![f32::NAN; q.len()];
                         heads.attend(&pool, &cache.layers[0], start, &q, Turn::default(), &mut out, &mut scratch);
                         for (got, want) in out.iter().zip(naive(&heads, start, &q, &k, &v)) {
@@ -555,6 +610,7 @@ mod tests {
     #[test]
     fn every_format_and_long_contexts_match_and_rows_do_not_depend_on_their_batch() {
         let pools = [Pool::new(1).unwrap(), Pool::new(3).unwrap()];
+        let fast = Tier::ALL.into_iter().rfind(|tier| tier.is_available()).unwrap_or(Tier::Scalar);
         for (count, kv, dim) in [(9, 3, 64), (4, 1, 256), (2, 2, 128), (3, 1, 32)] {
             for window in [Window::Full, Window::Last(300), Window::Last(512)] {
                 for (start, rows) in [(0, 35), (1190, 19), (509, 130)] {
@@ -563,25 +619,46 @@ mod tests {
                     let (k, v) = (exact((start + rows) * kv * dim, 5), exact((start + rows) * kv * dim, 99_991));
                     let q: Vec<f32> = (0..rows * heads.q_len()).map(|i| value(i + 7_777)).collect();
                     let expected = naive(&heads, start, &q, &k, &v);
-                    for kv in [KvType::F32, KvType::F16, KvType::Q8_0] {
+                    let every = [KvType::F32, KvType::F16, KvType::Q8_0].into_iter();
+                    for (kv, tier) in every.flat_map(|kv| [(kv, Tier::Scalar), (kv, fast)]) {
+                        let exact = kv == KvType::F32 || tier == Tier::Scalar;
                         let mut outs = Vec::new();
                         for pool in &pools {
-                            let (cache, mut scratch) = cached(&heads, kv, pool, &k, &v, &[start, 1, 20]);
+                            let (cache, mut scratch) = cached(&heads, kv, (pool, tier), &k, &v, &[start, 1, 20]);
                             let layer = &cache.layers[0];
-                            let mut out = vec![f32::NAN; q.len()];
-                            heads.attend(pool, layer, start, &q, Turn::default(), &mut out, &mut scratch);
+                            let mut attend = |rows: Range<usize>| {
+                                let mut out = vec![f32::NAN; rows.len() * heads.q_len()];
+                                let q = &q[rows.start * heads.q_len()..rows.end * heads.q_len()];
+                                let start = start + rows.start;
+                                heads.attend(pool, layer, start, q, Turn::default(), &mut out, &mut scratch);
+                                out
+                            };
+                            let out = attend(0..rows);
+                            for part in [0..PAIRED, rows - PAIRED - 1..rows] {
+                                let at = part.start * heads.q_len()..part.end * heads.q_len();
+                                assert_eq!(
+                                    attend(part.clone()),
+                                    out[at],
+                                    "{heads:?} {kv} {tier} {start} rows {part:?}"
+                                );
+                            }
                             for row in [0, rows / 2, rows - 1] {
                                 let at = row * heads.q_len()..(row + 1) * heads.q_len();
-                                let mut alone = vec![f32::NAN; heads.q_len()];
-                                let q = &q[at.clone()];
-                                heads.attend(pool, layer, start + row, q, Turn::default(), &mut alone, &mut scratch);
-                                assert_eq!(alone, out[at], "{heads:?} {kv} {start} row {row}");
+                                let alone = attend(row..row + 1);
+                                for (got, want) in alone.iter().zip(&expected[at.clone()]) {
+                                    assert!((f64::from(*got) - want).abs() < 5e-6, "{heads:?} {kv} {start} row {row}");
+                                }
+                                if exact {
+                                    assert_eq!(alone, out[at], "{heads:?} {kv} {tier} {start} row {row}");
+                                }
                             }
                             outs.push(out);
                         }
                         assert_eq!(outs[0], outs[1], "threads change nothing");
+                        let budget = if exact { 5e-6 } else { PAIR_ERROR };
                         for (got, want) in outs[0].iter().zip(&expected) {
-                            assert!((f64::from(*got) - want).abs() < 5e-6, "{heads:?} {kv} {start}: {got} {want}");
+                            let error = (f64::from(*got) - want).abs();
+                            assert!(error < budget, "{heads:?} {kv} {tier} {start}: {got} {want}");
                         }
                     }
                 }
@@ -612,7 +689,7 @@ mod tests {
         let (turned_q, turned_k) = (turned(&q, heads.q_len(), &weights[0]), turned(&k, heads.kv_len(), &weights[1]));
         let expected = naive(&heads, 0, &turned_q, &turned_k, &v);
         let turn = |weight| Turn { norm: Some((weight, eps)), rope: Some((&rope, &tables[..])) };
-        let mut scratch = AttentionScratch::new([heads].into_iter(), 2);
+        let mut scratch = AttentionScratch::new([heads].into_iter(), 2, Tier::Scalar);
         let mut cache = KvCache::new(KvType::F32, rows, [heads].into_iter()).unwrap();
         heads.store(&pool, &mut cache.layers[0], 0, &k, &v, turn(&weights[1]), &scratch);
         let mut out = vec![f32::NAN; q.len()];
