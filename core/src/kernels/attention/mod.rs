@@ -4,7 +4,7 @@
 //! scores A holds queries, B's rows are the elements of a head and its lanes positions (keys are stored that way round); for
 //! the mix A holds the softmax weights, B's rows are positions and its lanes elements. No sum runs across lanes, and every
 //! element of C is one chain of multiply-adds in the order of B's rows, so that its value does not depend on what is computed
-//! beside it.
+//! beside it. [`pairs`] has both in integers, for many queries.
 
 // Register arrays of constant length: indices keep the unrolled loops over several of them in step.
 #![allow(clippy::needless_range_loop)]

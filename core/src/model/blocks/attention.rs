@@ -12,8 +12,10 @@ use super::super::{Linear, Scratch};
 use super::{RmsNorm, Rope};
 
 /// Query rows of a batch handled by one task, for which a tile is read, and taken as integers, once: as many as leave every thread
-/// two tasks of a batch, within these.
+/// two tasks of a batch and make no more than [`QUERIES`], but within these.
 const ROWS: Range<usize> = 16..64;
+/// Elements of queries that stay in the second-level cache beside what is mixed for them.
+const QUERIES: usize = 1 << 15;
 /// Consecutive positions of one stripe, a multiple of [`TILE`].
 const SPAN: usize = 2 * TILE;
 /// The positions are dealt to this many stripes, span by span. Each has its own running softmax, and they are merged in
@@ -152,12 +154,12 @@ pub struct AttentionScratch {
 struct Worker {
     /// One head.
     head: Aligned,
-    /// Queries of one KV head, row after row: ROWS · group × head_dim.
+    /// Queries of one KV head, row after row: rows · group × head_dim.
     queries: Aligned,
-    /// Weighted values of a stripe and of all before it: ROWS · group × padded head.
+    /// Weighted values of a stripe and of all before it: rows · group × padded head.
     part: Aligned,
     total: Aligned,
-    /// ROWS · group each.
+    /// rows · group each.
     part_running: Vec<Running>,
     total_running: Vec<Running>,
     /// The queries as integers.
@@ -181,7 +183,8 @@ impl AttentionScratch {
     pub fn new(layers: impl Iterator<Item = Heads> + Clone, workers: usize, tier: Tier) -> Self {
         let largest = |f: fn(&Heads) -> usize| layers.clone().map(|heads| f(&heads)).max().unwrap_or(0);
         let (dim, group) = (largest(|h| h.dim), largest(|h| h.group()));
-        let rows = (Scratch::DEFAULT_BATCH / (2 * workers)).clamp(ROWS.start, ROWS.end);
+        let rows = (Scratch::DEFAULT_BATCH / (2 * workers.max(1))).min(QUERIES / (group * dim).max(1));
+        let rows = rows.clamp(ROWS.start, ROWS.end);
         let worker = || {
             let pairs = PairTile::new(tier, dim);
             Mutex::new(Worker {
