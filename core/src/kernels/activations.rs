@@ -9,6 +9,7 @@ use super::isa::Form;
 use super::lead::Lead;
 use super::panel::Batch;
 use super::prefetch::ask_to_write;
+use super::vector::ROUND;
 use super::{ActivationType, Aligned, Compute, Tier, Widest, widest};
 use crate::gguf::GgmlType;
 
@@ -608,9 +609,6 @@ impl<'a, T> Parts<'a, T> {
     }
 }
 
-/// Adding it to a small number leaves that number, rounded to nearest even, in the low bits of the sum.
-pub(super) const ROUNDER: f32 = 12_582_912.0;
-
 /// Blocks no larger than this are zero: the reciprocal of their scale would overflow.
 pub(super) const TINY: f32 = 1e-33;
 
@@ -677,7 +675,7 @@ fn quantise_block(
     let scale = scale + poison;
     let mut steps = [0i32; BLOCK];
     for i in 0..BLOCK {
-        steps[i] = i32::from((x[i] * inverse + ROUNDER).to_bits() as i16);
+        steps[i] = i32::from((x[i] * inverse + ROUND).to_bits() as i16);
         let coarse = (steps[i] + COARSE / 2).div_euclid(COARSE);
         lanes[i] = coarse as i8;
         fine[i] = (steps[i] - coarse * COARSE) as i8;

@@ -107,7 +107,7 @@ multiversion! {
 /// The two parts of ln 2.
 pub(super) const LN2_HIGH: f32 = 0.693_359_4;
 pub(super) const LN2_LOW: f32 = -2.121_944_4e-4;
-/// Adding and subtracting 1.5·2²³ rounds to the nearest integer.
+/// Adding and subtracting 1.5·2²³ rounds to the nearest integer, ties to even; the sum has it in its low bits.
 pub(super) const ROUND: f32 = 12_582_912.0;
 /// Exponents beyond these are taken for them.
 pub(super) const EXP_RANGE: [f32; 2] = [-87.3, 88.3];

@@ -4,7 +4,7 @@ use half::f16;
 
 use super::f16_from_f32;
 use super::panels::{BLOCK, CacheFormat, Q8_GROUP};
-use crate::kernels::vector::{LANES, reduce};
+use crate::kernels::vector::{LANES, ROUND, reduce};
 
 /// Writes one head's key at `position` of its record (see [`Keys`](super::Keys)).
 ///
@@ -98,8 +98,6 @@ multiversion! {
 
 #[inline(always)]
 fn round_body<const FUSED: bool>(x: &[f32; Q8_GROUP], factor: f32, out: &mut [i8; Q8_GROUP]) {
-    /// Adding 1.5·2²³ leaves the nearest integer in the low bits.
-    const ROUND: f32 = 12_582_912.0;
     for i in 0..Q8_GROUP {
         out[i] = ((x[i] * factor).clamp(-127.0, 127.0) + ROUND).to_bits() as i8;
     }

@@ -29,8 +29,6 @@ pub const DEPTH: usize = TILE;
 const MOST: f32 = ((1 << 17) - DEPTH) as f32;
 /// The largest integer.
 const LARGEST: f32 = i16::MAX as f32;
-/// Adding 1.5·2²³ leaves the nearest integer in the low bits.
-const ROUND: f32 = 12_582_912.0;
 
 const ONES: [f32; MAX_ROWS] = [1.0; MAX_ROWS];
 

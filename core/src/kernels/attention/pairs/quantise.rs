@@ -1,7 +1,7 @@
 //! Queries as integers.
 
-use super::{DEPTH, LARGEST, MOST, ROUND};
-use crate::kernels::vector::LANES;
+use super::{DEPTH, LARGEST, MOST};
+use crate::kernels::vector::{LANES, ROUND};
 use crate::kernels::vectors::{Vector, Vectorised, vectorised};
 
 /// out = x / step, rounded to nearest; returns the step. x is at most [`DEPTH`] long and a multiple of [`LANES`]; what is no

@@ -1,8 +1,8 @@
 //! Softmax weights as integers.
 
 use super::super::{MAX_ROWS, TILE};
-use super::{DEPTH, LARGEST, MOST, ROUND};
-use crate::kernels::vector::LANES;
+use super::{DEPTH, LARGEST, MOST};
+use crate::kernels::vector::{LANES, ROUND};
 use crate::kernels::vectors::Vector;
 
 /// Weights of some rows, each times the step of its position's value, as integers.

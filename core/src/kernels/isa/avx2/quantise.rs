@@ -3,8 +3,9 @@
 use std::arch::x86_64::*;
 
 use super::{RUN, total};
-use crate::kernels::activations::{COARSE, ROUNDER, quantise_row, steps};
+use crate::kernels::activations::{COARSE, quantise_row, steps};
 use crate::kernels::formats::GROUP;
+use crate::kernels::vector::ROUND;
 
 /// [`quantise_row`] with whole blocks done by hand.
 #[target_feature(enable = "avx2")]
@@ -44,7 +45,7 @@ fn quantise_block(
     let (inverse, scale) = steps(amax);
     let scale = scale + total(poison);
 
-    let rounder = _mm256_set1_ps(ROUNDER);
+    let rounder = _mm256_set1_ps(ROUND);
     let words = v.map(|v| {
         let rounded = _mm256_add_ps(_mm256_mul_ps(v, _mm256_set1_ps(inverse)), rounder);
         // The upper bits are the rounder's own.

@@ -2,9 +2,10 @@
 
 use std::arch::x86_64::*;
 
-use crate::kernels::activations::{BLOCK, COARSE, Q_MAX, ROUNDER, TINY};
+use crate::kernels::activations::{BLOCK, COARSE, Q_MAX, TINY};
 use crate::kernels::formats::GROUP;
 use crate::kernels::isa::avx2;
+use crate::kernels::vector::ROUND;
 
 /// Blocks that are quantised together.
 const FOUR: usize = 4;
@@ -55,7 +56,7 @@ fn quantise_four(
     let scale = _mm_add_ps(_mm_maskz_div_ps(keep, amax, q_max), poison);
 
     let inverse = _mm512_castps128_ps512(inverse);
-    let rounder = _mm512_set1_ps(ROUNDER);
+    let rounder = _mm512_set1_ps(ROUND);
     let mut words = [_mm512_setzero_si512(); GROUPS];
     for (i, word) in words.iter_mut().enumerate() {
         let inverse = _mm512_permutexvar_ps(_mm512_set1_epi32(i as i32 / 2), inverse);
