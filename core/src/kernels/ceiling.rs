@@ -18,8 +18,8 @@ const MIN_ROUNDS: usize = 3;
 const ROUND: f64 = 0.003;
 
 /// Bytes a second that the threads of `pool` read together, from a buffer of 256 MiB that no cache holds, in huge pages where the
-/// system has them: each thread adds up consecutive chunks of 1 MiB, with vectors as wide as the CPU has, asking for lines ahead or leaving
-/// that to the CPU. The best of several rounds of either; takes about a second.
+/// system has them: each thread adds up consecutive chunks of 1 MiB, with vectors as wide as the CPU has, asking for lines ahead, at two distances, or
+/// leaving that to the CPU. The best of several rounds of each; takes about a second.
 ///
 /// A product with one activation row reads every weight once and does little with it, so this bounds decoding of models that
 /// are larger than the caches. Part of a smaller model stays in the last-level cache from one token to the next, and its share
@@ -30,14 +30,15 @@ pub fn read_bandwidth(pool: &Pool) -> f64 {
     // Written, not only reserved: pages never written are all the one page of zeros.
     buffer.fill(1u64);
     let chunks: Vec<&[u64]> = buffer.chunks(CHUNK / size_of::<u64>()).collect();
-    let seconds = [0, Lead::new(pool.threads()).first].map(|ahead| {
+    let lead = Lead::of_cpu();
+    let seconds = [0, lead.first, lead.furthest()].map(|ahead| {
         best_round(|| {
             pool.run(chunks.len(), &|i| {
                 std::hint::black_box(add_up(chunks[i], ahead));
             });
         })
     });
-    BUFFER as f64 / seconds[0].min(seconds[1])
+    BUFFER as f64 / seconds.into_iter().fold(f64::INFINITY, f64::min)
 }
 
 /// Operations a second of int8 multiply-adds on the threads of `compute`, a multiplication and an addition counted as one

@@ -16,9 +16,9 @@ pub(super) struct Lead {
 const LARGE: usize = 48 << 10;
 
 impl Lead {
-    /// For so many threads on this CPU. Measured on Zen 4 and on Zen 5, which the size of their first-level caches tells apart.
-    pub fn new(threads: usize) -> Self {
-        Self::with_cache(first_level_bytes(), threads)
+    /// For this CPU. Measured on Zen 4 and on Zen 5, which the size of their first-level caches tells apart.
+    pub fn of_cpu() -> Self {
+        Self::with_cache(first_level_bytes())
     }
 
     /// The furthest that is asked for.
@@ -39,15 +39,13 @@ impl Lead {
         }
     }
 
-    fn with_cache(first_level: usize, threads: usize) -> Self {
+    fn with_cache(first_level: usize) -> Self {
         if first_level >= LARGE {
             // Both caches wait for as many lines, and a second request only takes the place of another.
             Self { first: 5120, second: 0 }
-        } else if threads == 1 {
-            // A thread that has memory to itself.
-            Self { first: 1024, second: 6144 }
         } else {
-            Self { first: 2048, second: 0 }
+            // What comes between them is what memory needs to answer: less than 4.5 KB is slower.
+            Self { first: 2560, second: 7168 }
         }
     }
 }
@@ -90,11 +88,10 @@ mod tests {
 
     #[test]
     fn large_first_level_caches_take_requests_from_further_ahead() {
-        for threads in [1, 2] {
-            assert!(Lead::with_cache(48 << 10, threads).first > Lead::with_cache(32 << 10, threads).first);
-        }
-        assert_ne!(Lead::with_cache(32 << 10, 1), Lead::with_cache(32 << 10, 2));
-        assert_eq!(Lead::with_cache(0, 2), Lead::with_cache(32 << 10, 2));
+        let [large, small] = [48, 32].map(|kib| Lead::with_cache(kib << 10));
+        assert!(large.first > small.first);
+        assert!(small.second > small.first);
+        assert_eq!(Lead::with_cache(0), small);
     }
 
     #[test]
