@@ -19,6 +19,8 @@ use super::panel::{MultiplyFn, UnpackFn};
 use super::transposed::DecodeFn;
 use super::{KernelError, Tier};
 use crate::gguf::GgmlType;
+#[cfg(target_arch = "x86_64")]
+pub(super) use avx512::split_eighths;
 
 /// The form of the activations a kernel reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

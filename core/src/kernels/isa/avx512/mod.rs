@@ -6,6 +6,7 @@
 //! panels, into where the integer sums start.
 
 mod bits;
+mod eighths;
 mod gemm;
 mod gemv;
 mod plain;
@@ -19,6 +20,8 @@ use crate::kernels::panel::CHUNK;
 use bits::{Bits, Fields, Shifts};
 use plain::{Load, plain_panel};
 use unpack::Unpack;
+
+pub(in crate::kernels) use eighths::split_eighths;
 
 pub(super) const KERNELS: Kernels = Kernels {
     kernel: |ty| by_type!(ty, both_planes, plain)(),

@@ -4,14 +4,25 @@ use std::ops::Range;
 
 use bytemuck::Pod;
 
+mod parts;
+mod quantise;
+mod split;
+
 use super::formats::{GROUP, MAX_BLOCK};
 use super::isa::Form;
 use super::lead::Lead;
 use super::panel::Batch;
-use super::prefetch::ask_to_write;
-use super::vector::ROUND;
 use super::{ActivationType, Aligned, Compute, Tier, Widest, widest};
 use crate::gguf::GgmlType;
+use parts::Parts;
+pub(super) use quantise::quantise_row;
+pub(super) use split::Split;
+use split::{around, split_eighths, split_fours};
+#[cfg(target_arch = "x86_64")]
+pub(super) use {
+    quantise::{TINY, steps},
+    split::Eighth,
+};
 
 /// Elements that share an activation scale.
 pub(super) const BLOCK: usize = 32;
@@ -482,80 +493,6 @@ fn forms(compute: &Compute, types: &[GgmlType]) -> (bool, bool) {
     (needs(Form::F32), needs(Form::Int8))
 }
 
-/// An order of a row's blocks of 32 in which one vector operation on the bytes of several yields lanes of their first halves,
-/// another those of their second ones.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Split {
-    /// None: rows are not kept in another order.
-    None,
-    /// Of four blocks at a time the first halves, then the second ones, both in the order of blocks 0, 2, 1, 3; then of the row's last
-    /// 256 elements the same once more, counted from its end, for a step that ends there.
-    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
-    Fours,
-    /// The first eighths of a step of all blocks, then the second ones, and so on: eight elements of each block, beside which lie those of
-    /// the fourth block after it. All go round: they begin again after the last block, so that the eighths of eight blocks lie together, in
-    /// the order of [`INTERLEAVED`], from any block on, as weights do where one row follows another.
-    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
-    Eighths,
-}
-
-impl Split {
-    /// Elements of a plane of `cols`.
-    fn len(self, cols: usize) -> usize {
-        match self {
-            Self::None => 0,
-            Self::Fours => padded(cols).saturating_add(MAX_BLOCK),
-            Self::Eighths => Self::entries(cols).saturating_mul(2 * BLOCK),
-        }
-    }
-
-    /// Blocks of `cols` elements and as many again as a step may go round, in whole cache lines of eighths.
-    fn entries(cols: usize) -> usize {
-        cols.div_ceil(BLOCK).saturating_add(BLOCKS / 2 - 1).next_multiple_of(4)
-    }
-
-    /// Numbers in the pairs of scales and sums that go round with a plane of `cols`.
-    fn pairs(self, cols: usize) -> usize {
-        if self == Self::Eighths { Self::entries(cols).saturating_mul(4) } else { 0 }
-    }
-}
-
-/// Half a block.
-type Half = [i8; BLOCK / 2];
-
-/// [`Split::Fours`].
-fn split_fours(plane: &[i8], out: &mut [i8]) {
-    for (blocks, out) in plane.as_chunks::<{ 4 * BLOCK }>().0.iter().zip(out.as_chunks_mut::<{ 4 * BLOCK }>().0) {
-        let halves: &[Half] = blocks.as_chunks().0;
-        for (half, out) in [0, 4, 2, 6, 1, 5, 3, 7].into_iter().zip(out.as_chunks_mut().0) {
-            *out = halves[half];
-        }
-    }
-}
-
-/// A quarter of a block, an eighth of which a step of eight blocks has in a vector.
-type Eighth = [i8; BLOCK / 4];
-
-/// [`Split::Eighths`] of a plane.
-fn split_eighths(plane: &[[Eighth; 4]], out: &mut [[Eighth; 2]]) {
-    let each = out.len() / 4;
-    for (i, out) in out.chunks_exact_mut(each).enumerate() {
-        around(plane.len(), out, |block| plane[block][i]);
-    }
-}
-
-/// Puts `of` each of `blocks` blocks beside that of the fourth block after it, going round.
-fn around<T: Copy>(blocks: usize, out: &mut [[T; 2]], of: impl Fn(usize) -> T) {
-    let mut next = (BLOCKS / 2) % blocks;
-    for (block, entry) in out[..blocks].iter_mut().enumerate() {
-        *entry = [of(block), of(next)];
-        next = if next + 1 < blocks { next + 1 } else { 0 };
-    }
-    for i in blocks..out.len() {
-        out[i] = out[i - blocks];
-    }
-}
-
 fn padded(cols: usize) -> usize {
     cols.saturating_add(MAX_BLOCK - 1) / MAX_BLOCK * MAX_BLOCK
 }
@@ -564,124 +501,5 @@ fn padded(cols: usize) -> usize {
 fn grow<T: Pod>(buffer: &mut Aligned<T>, len: usize) {
     if buffer.len() < len {
         *buffer = Aligned::new(len);
-    }
-}
-
-/// A buffer whose equal parts are written by different tasks.
-struct Parts<'a, T> {
-    start: *mut T,
-    len: usize,
-    buffer: std::marker::PhantomData<&'a mut [T]>,
-}
-
-// SAFETY: it stands for an exclusive borrow of a buffer of plain numbers, and its only access states who may use it.
-unsafe impl<T: Send> Sync for Parts<'_, T> {}
-
-impl<'a, T> Parts<'a, T> {
-    fn new(buffer: &'a mut [T]) -> Self {
-        Self { start: buffer.as_mut_ptr(), len: buffer.len(), buffer: std::marker::PhantomData }
-    }
-
-    /// Part `i` of `len` elements.
-    ///
-    /// # Safety
-    /// No two parts handed out at the same time may overlap.
-    #[allow(clippy::mut_from_ref)]
-    unsafe fn part(&self, i: usize, len: usize) -> &mut [T] {
-        // SAFETY: the caller's promise.
-        unsafe { self.rows(i..i + 1, len) }
-    }
-
-    /// Parts `range` of `len` elements.
-    ///
-    /// # Safety
-    /// As of [`part`](Self::part).
-    #[allow(clippy::mut_from_ref)]
-    unsafe fn rows(&self, range: Range<usize>, len: usize) -> &mut [T] {
-        assert!(range.start <= range.end && range.end * len <= self.len, "part outside its buffer");
-        // SAFETY: inside the borrowed buffer by the check above; exclusive by the caller's promise.
-        unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start * len), range.len() * len) }
-    }
-
-    /// Asks for the lines of part `i` of `len` elements, which need not be one: it is written soon.
-    fn expect(&self, i: usize, len: usize) {
-        ask_to_write(self.start.wrapping_add(i * len).cast(), len * size_of::<T>());
-    }
-}
-
-/// Blocks no larger than this are zero: the reciprocal of their scale would overflow.
-pub(super) const TINY: f32 = 1e-33;
-
-/// What a block with largest magnitude `amax` is multiplied with to give fine steps, and what one of those is worth.
-#[inline]
-pub(super) fn steps(amax: f32) -> (f32, f32) {
-    if amax > TINY { (Q_MAX / amax, amax / Q_MAX) } else { (0.0, 0.0) }
-}
-
-/// Quantises one row: both planes, and for each group of 16 the scale and the sum of its steps. What lies
-/// beyond the row is set to zero.
-///
-/// This is the definition; a tier that has its own version must agree with it to the last bit.
-pub(super) fn quantise_row(x: &[f32], lanes: &mut [i8], fine: &mut [i8], scales: &mut [f32], totals: &mut [i32]) {
-    let (x, rest) = x.as_chunks::<BLOCK>();
-    let planes = lanes.as_chunks_mut::<BLOCK>().0.iter_mut().zip(fine.as_chunks_mut::<BLOCK>().0);
-    let scales = scales.as_chunks_mut::<{ BLOCK / GROUP }>().0.iter_mut();
-    let totals = totals.as_chunks_mut::<{ BLOCK / GROUP }>().0.iter_mut();
-    let mut blocks = planes.zip(scales).zip(totals);
-    for (x, ((planes, scales), totals)) in x.iter().zip(&mut blocks) {
-        quantise_block(x, planes, scales, totals);
-    }
-    if !rest.is_empty()
-        && let Some(((planes, scales), totals)) = blocks.next()
-    {
-        let mut last = [0.0; BLOCK];
-        last[..rest.len()].copy_from_slice(rest);
-        quantise_block(&last, planes, scales, totals);
-    }
-    for (((lanes, fine), scales), totals) in blocks {
-        (*lanes, *fine) = ([0; BLOCK], [0; BLOCK]);
-        (*scales, *totals) = ([0.0; BLOCK / GROUP], [0; BLOCK / GROUP]);
-    }
-}
-
-fn quantise_block(
-    x: &[f32; BLOCK],
-    (lanes, fine): (&mut [i8; BLOCK], &mut [i8; BLOCK]),
-    scales: &mut [f32; BLOCK / GROUP],
-    totals: &mut [i32; BLOCK / GROUP],
-) {
-    /// Independent partial results, which a compiler can keep in vector registers.
-    const WIDTH: usize = BLOCK / 2;
-    let (low, high) = x.split_at(WIDTH);
-    let mut amax = [0.0f32; WIDTH];
-    let mut poison = [0.0f32; WIDTH];
-    for i in 0..WIDTH {
-        let (a, b) = (low[i].abs(), high[i].abs());
-        amax[i] = if a > b { a } else { b };
-        // Zero for finite numbers, NaN for the others.
-        poison[i] = low[i] * 0.0 + high[i] * 0.0;
-    }
-    let mut width = WIDTH / 2;
-    while width > 0 {
-        for i in 0..width {
-            let (a, b) = (amax[i], amax[i + width]);
-            amax[i] = if a > b { a } else { b };
-            poison[i] += poison[i + width];
-        }
-        width /= 2;
-    }
-    let (amax, poison) = (amax[0], poison[0]);
-    let (inverse, scale) = steps(amax);
-    let scale = scale + poison;
-    let mut steps = [0i32; BLOCK];
-    for i in 0..BLOCK {
-        steps[i] = i32::from((x[i] * inverse + ROUND).to_bits() as i16);
-        let coarse = (steps[i] + COARSE / 2).div_euclid(COARSE);
-        lanes[i] = coarse as i8;
-        fine[i] = (steps[i] - coarse * COARSE) as i8;
-    }
-    for (g, group) in steps.as_chunks::<GROUP>().0.iter().enumerate() {
-        scales[g] = scale;
-        totals[g] = group.iter().sum();
     }
 }
