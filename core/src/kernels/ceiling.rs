@@ -30,7 +30,7 @@ pub fn read_bandwidth(pool: &Pool) -> f64 {
     // Written, not only reserved: pages never written are all the one page of zeros.
     buffer.fill(1u64);
     let chunks: Vec<&[u64]> = buffer.chunks(CHUNK / size_of::<u64>()).collect();
-    let lead = Lead::of_cpu();
+    let lead = Lead::new(pool.threads());
     let seconds = [0, lead.first, lead.furthest()].map(|ahead| {
         best_round(|| {
             pool.run(chunks.len(), &|i| {

@@ -79,7 +79,7 @@ impl Compute {
         if activations == ActivationType::Int8 {
             kernels.kernel = kernels.coarse;
         }
-        Ok(Self { kernels, lead: Lead::of_cpu(), splits: Splits::new(threads), pool, tier, activations, panels })
+        Ok(Self { kernels, lead: Lead::new(threads), splits: Splits::new(threads), pool, tier, activations, panels })
     }
 
     /// The tier in use.

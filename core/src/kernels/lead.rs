@@ -16,9 +16,9 @@ pub(super) struct Lead {
 const LARGE: usize = 48 << 10;
 
 impl Lead {
-    /// For this CPU. Measured on Zen 4 and on Zen 5, which the size of their first-level caches tells apart.
-    pub fn of_cpu() -> Self {
-        Self::with_cache(first_level_bytes())
+    /// For so many threads on this CPU. Measured on Zen 4 and on Zen 5, which the size of their first-level caches tells apart.
+    pub fn new(threads: usize) -> Self {
+        Self::with_cache(first_level_bytes(), threads)
     }
 
     /// The furthest that is asked for.
@@ -39,14 +39,13 @@ impl Lead {
         }
     }
 
-    fn with_cache(first_level: usize) -> Self {
+    fn with_cache(first_level: usize, threads: usize) -> Self {
         if first_level >= LARGE {
             // Both caches wait for as many lines, and a second request only takes the place of another.
-            Self { first: 5120, second: 0 }
-        } else {
-            // What comes between them is what memory needs to answer: less than 4.5 KB is slower.
-            Self { first: 2560, second: 7168 }
+            return Self { first: 5120, second: 0 };
         }
+        // What comes between the two is what memory needs to answer. Shares of several threads end more often.
+        if threads == 1 { Self { first: 4352, second: 9472 } } else { Self { first: 2560, second: 7168 } }
     }
 }
 
@@ -88,10 +87,12 @@ mod tests {
 
     #[test]
     fn large_first_level_caches_take_requests_from_further_ahead() {
-        let [large, small] = [48, 32].map(|kib| Lead::with_cache(kib << 10));
-        assert!(large.first > small.first);
-        assert!(small.second > small.first);
-        assert_eq!(Lead::with_cache(0), small);
+        for threads in [1, 2] {
+            let [large, small, unknown] = [48 << 10, 32 << 10, 0].map(|bytes| Lead::with_cache(bytes, threads));
+            assert!(large.first > small.first);
+            assert!(small.second > small.first);
+            assert_eq!(unknown, small);
+        }
     }
 
     #[test]
