@@ -17,7 +17,7 @@ pub(in crate::kernels) enum Split {
     Fours,
     /// The first eighths of a step of all blocks, then the second ones, and so on: eight elements of each block, beside which lie those of
     /// the fourth block after it. All go round: they begin again after the last block, so that the eighths of eight blocks lie together, in
-    /// the order of [`INTERLEAVED`], from any block on, as weights do where one row follows another.
+    /// the order of [`INTERLEAVED`](super::INTERLEAVED), from any block on, as weights do where one row follows another.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     Eighths,
 }
