@@ -93,6 +93,7 @@ mod tests {
             assert!(small.second > small.first);
             assert_eq!(unknown, small);
         }
+        assert_ne!(Lead::with_cache(32 << 10, 1), Lead::with_cache(32 << 10, 2));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::{BLOCK, BLOCKS, padded};
 use crate::kernels::formats::MAX_BLOCK;
 #[cfg(target_arch = "x86_64")]
-use crate::kernels::{isa::split_eighths as split_four, widest::has_avx512};
+use crate::kernels::{isa, widest::has_avx512};
 
 /// An order of a row's blocks of 32 in which one vector operation on the bytes of several yields lanes of their first halves,
 /// another those of their second ones.
@@ -64,7 +64,7 @@ pub fn split_eighths(plane: &[[Eighth; 4]], out: &mut [[Eighth; 2]]) {
     #[cfg(target_arch = "x86_64")]
     if has_avx512() {
         // SAFETY: the CPU has what it is compiled for.
-        return unsafe { split_four(plane, out) };
+        return unsafe { isa::split_eighths(plane, out) };
     }
     split_eighths_one_by_one(plane, out);
 }
@@ -95,9 +95,10 @@ mod tests {
     #[test]
     fn eighths_lie_beside_those_of_the_fourth_block_after_and_go_round() {
         for blocks in 1..40 {
-            let mut bytes = (0..=255u8).cycle().map(|byte| byte as i8);
-            let plane: Vec<[Eighth; 4]> =
-                (0..blocks).map(|_| std::array::from_fn(|_| std::array::from_fn(|_| bytes.next().unwrap()))).collect();
+            let byte = |block: usize, eighth: usize, i: usize| (block * BLOCK + eighth * (BLOCK / 4) + i) as i8;
+            let plane: Vec<[Eighth; 4]> = (0..blocks)
+                .map(|b| std::array::from_fn(|eighth| std::array::from_fn(|i| byte(b, eighth, i))))
+                .collect();
             let len = Split::Eighths.len(blocks * BLOCK) / size_of::<[Eighth; 2]>();
             let want: Vec<[Eighth; 2]> = (0..len)
                 .map(|at| {
